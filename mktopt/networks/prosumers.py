@@ -1,0 +1,224 @@
+"""Prosumers: agents with a concave utility of what they consume and some generation of their own.
+
+    log:        u(x) = a log(1 + x / b),        u'(x) = a / (b + x)
+    quadratic:  u(x) = a x - b x^2 / 2,         u'(x) = a - b x
+
+x: consumption [kW]; u: utility [$/h]; u': [$/kWh]. A prosumer with generation g that takes p from the grid (gives,
+where p < 0) consumes x = p + g >= 0. The logarithmic form is the usual a log(b + x) less its value at x = 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from mktopt.errors import DataError, Fault
+from mktopt.networks.orders import Orders
+from mktopt.networks.tables import Column, duplicates, read_csv, read_table, refuse
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mktopt.networks.network import Network
+
+FloatArray = npt.NDArray[np.float64]
+
+LOG, QUADRATIC = "log", "quadratic"
+
+PROSUMER_COLUMNS = (
+    Column("agent", "text"),
+    Column("bus", "text"),
+    Column("aggregator", "text", default=""),
+    Column("utility", "text", choices=(LOG, QUADRATIC)),
+    Column("a", positive=True),
+    Column("b", positive=True),
+    Column("generation_kw", default=0.0, low=0.0, missing=True),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Prosumers:
+    """Agents with utilities, frozen and validated; every array below has one entry per row of `table`.
+
+    table: agent, bus, aggregator (default: the bus), utility (log | quadratic), a, b, generation_kw (0). Log: a in
+    $/h, b in kW. Quadratic: a in $/kWh, b in $/kWh per kW. Raises DataError with every fault.
+    """
+
+    table: pd.DataFrame
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        faults: list[Fault] = []
+        table = read_table(self.table, "prosumers", PROSUMER_COLUMNS, faults, "agent")
+        duplicates(table, "prosumers", "agent", faults)
+        refuse(faults)
+        own = (table["aggregator"] == "").to_numpy()
+        table.loc[own, "aggregator"] = table.loc[own, "bus"]
+        object.__setattr__(self, "table", table)
+
+    @classmethod
+    def from_csv(cls, path: str | Path) -> Prosumers:
+        """Prosumers from a CSV file with the columns of `table`."""
+        frame = read_csv(path)
+        if len(frame) == 0:
+            raise DataError(Fault(str(path), "the file has a header but no rows", hint="add at least one agent"))
+        return cls(frame)
+
+    def to_csv(self, path: str | Path) -> None:
+        """Writes the table; `from_csv` reads it back unchanged."""
+        from mktopt.networks.files import write_text
+
+        write_text(path, self.table.to_csv(index=False, lineterminator="\n"))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __repr__(self) -> str:
+        groups = self.table["aggregator"].nunique()
+        return f"Prosumers({len(self)} agents at {self.table['bus'].nunique()} buses, {groups} aggregators)"
+
+    # -- utility --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def is_log(self) -> npt.NDArray[np.bool_]:
+        """Whether each agent has logarithmic utility."""
+        return (self.table["utility"] == LOG).to_numpy()
+
+    @cached_property
+    def a(self) -> FloatArray:
+        """Parameter a of each agent."""
+        return self.table["a"].to_numpy(float)
+
+    @cached_property
+    def b(self) -> FloatArray:
+        """Parameter b of each agent."""
+        return self.table["b"].to_numpy(float)
+
+    @cached_property
+    def generation_kw(self) -> FloatArray:
+        """Own generation g of each agent [kW]."""
+        return self.table["generation_kw"].to_numpy(float)
+
+    def utility(self, x_kw: npt.ArrayLike) -> FloatArray:
+        """Utility u(x) of consuming `x_kw` [$/h]; `x_kw` broadcasts against the agents (last axis)."""
+        x = np.asarray(x_kw, dtype=float)
+        with np.errstate(invalid="ignore"):
+            log = self.a * np.log1p(x / self.b)
+        return np.where(self.is_log, log, self.a * x - 0.5 * self.b * x**2)
+
+    def marginal(self, x_kw: npt.ArrayLike) -> FloatArray:
+        """Marginal utility u'(x) at consumption `x_kw` [$/kWh]; `x_kw` broadcasts against the agents."""
+        x = np.asarray(x_kw, dtype=float)
+        return np.where(self.is_log, self.a / (self.b + x), self.a - self.b * x)
+
+    def demand_at(self, price: npt.ArrayLike) -> FloatArray:
+        """Consumption x >= 0 with u'(x) = `price` [kW], 0 where even the first unit is worth less.
+
+        `price` [$/kWh] broadcasts against the agents. At a price <= 0 a logarithmic agent has no limit: inf.
+        """
+        c = np.asarray(price, dtype=float)
+        with np.errstate(divide="ignore"):
+            log = np.where(c > 0, self.a / np.where(c > 0, c, 1.0) - self.b, np.inf)
+        return np.maximum(0.0, np.where(self.is_log, log, (self.a - c) / self.b))
+
+    # -- as orders --------------------------------------------------------------------------------------------
+
+    def to_orders(self, max_error: float | None = None, periods: int = 1) -> Orders:
+        """The same people as bids and offers: what an agent consumes beyond its generation is a bid, what it gives
+        away of it an offer, both along its marginal utility.
+
+        bid:   price u'(g + q),  q from 0 to where it reaches 0        (order "<agent>:bid")
+        offer: price u'(g - q),  q from 0 to g                         (order "<agent>:offer")
+
+        Quadratic agents are exact. A logarithmic curve becomes affine segments whose price is nowhere more than
+        `max_error` [$/kWh] off and which end where it falls to `max_error`; without `max_error` it is refused.
+        `meta` of the result has `max_price_error`: the error attained. periods: how many periods repeat the orders.
+        """
+        if self.is_log.any() and max_error is None:
+            agent = self.table["agent"][int(np.argmax(self.is_log))]
+            raise DataError(Fault(
+                "prosumers", "logarithmic utility cannot become orders exactly", agent, "utility", LOG,
+                "pass max_error, the price error that you accept in $/kWh, e.g. to_orders(max_error=1e-3)",
+            ))  # fmt: skip
+        if max_error is not None and not (np.isfinite(max_error) and max_error > 0):
+            raise DataError(Fault("prosumers", "max_error must be a finite price above zero", value=max_error))
+        steps, error = self._segments(max_error or 0.0)
+        frame = pd.concat([steps.assign(period=period) for period in range(periods)], ignore_index=True)
+        orders = frame.drop_duplicates(["order", "period"])[["order", "period", "participant", "bus", "side"]]
+        columns = ["order", "period", "segment", "width_kw", "price_start", "price_end"]
+        return Orders(orders, frame[columns], {**self.meta, "max_price_error": error})
+
+    def _segments(self, max_error: float) -> tuple[pd.DataFrame, float]:
+        """One row per segment, and the largest price error of any."""
+        g = self.generation_kw
+        satisfied = np.where(self.is_log, self.a / max(max_error, 1e-300) - self.b, self.a / self.b)
+        parts, errors = [], [0.0]
+        for side, far in (("bid", np.maximum(satisfied, g)), ("offer", np.zeros(len(g)))):
+            used = np.flatnonzero(np.abs(far - g) > 1e-12 * np.maximum(1.0, g))
+            agent, edges, error = self._edges(used, g[used], far[used], max_error)
+            start, end = edges[:-1], edges[1:]
+            inner = agent[:-1] == agent[1:]
+            owner = agent[:-1][inner]
+            first = np.r_[True, owner[1:] != owner[:-1]] if len(owner) else np.zeros(0, dtype=bool)
+            number = np.arange(len(owner)) - np.maximum.accumulate(np.where(first, np.arange(len(owner)), 0))
+            name = self.table["agent"].to_numpy()[owner]
+            parts.append(pd.DataFrame({
+                "order": name + f":{side}",
+                "participant": name,
+                "bus": self.table["bus"].to_numpy()[owner],
+                "side": np.full(len(owner), side, dtype=object),
+                "segment": number,
+                "width_kw": np.abs(end - start)[inner],
+                "price_start": self._marginal_of(owner, start[inner]),
+                "price_end": self._marginal_of(owner, end[inner]),
+            }))  # fmt: skip
+            errors.append(error)
+        if any(self.is_log & (satisfied > g)):
+            errors.append(max_error)  # where the bid ends the next unit is still worth this much
+        return pd.concat(parts, ignore_index=True), max(errors)
+
+    def _edges(
+        self, rows: npt.NDArray[np.int64], near: FloatArray, far: FloatArray, max_error: float
+    ) -> tuple[npt.NDArray[np.int64], FloatArray, float]:
+        """Consumption at the ends of the segments of agents `rows`, from `near` to `far`: agent, x, largest error.
+
+        The chord of a / x over prices p0 > p1 is too high by at most (sqrt(p0) - sqrt(p1))^2, so that equal steps
+        of sqrt(p) use as few segments as the error allows.
+        """
+        log = self.is_log[rows]
+        root = np.sqrt(np.maximum([self._marginal_of(rows, near), self._marginal_of(rows, far)], 0.0))
+        span = np.where(log, root[1] - root[0], 0.0)
+        pieces = np.ones(len(rows), dtype=np.int64)
+        if log.any():
+            pieces[log] = np.maximum(1, np.ceil(np.abs(span[log]) / np.sqrt(max_error) - 1e-9)).astype(np.int64)
+        error = float(np.max((span / pieces) ** 2, initial=0.0))
+        count = pieces + 1
+        step = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        share = step / np.repeat(pieces, count)
+        agent = np.repeat(rows, count)
+        linear = np.repeat(near, count) + share * np.repeat(far - near, count)
+        price = (np.repeat(root[0], count) + share * np.repeat(span, count)) ** 2
+        hyperbola = self.a[agent] / np.where(np.repeat(log, count), price, 1.0) - self.b[agent]
+        x = np.where(np.repeat(log, count), hyperbola, linear)
+        x[step == 0], x[share == 1.0] = near, far
+        return agent, x, error
+
+    def _marginal_of(self, rows: npt.NDArray[np.int64], x: FloatArray) -> FloatArray:
+        a, b = self.a[rows], self.b[rows]
+        return np.where(self.is_log[rows], a / (b + x), a - b * x)
+
+    # -- checks ------------------------------------------------------------------------------------------------
+
+    def check(self, network: Network) -> None:
+        """Raises DataError where an agent stands at a bus that `network` does not have."""
+        from mktopt.networks.tables import unknown_values
+
+        faults: list[Fault] = []
+        unknown_values(self.table, "prosumers", "agent", "bus", network.buses["bus"], faults, "buses")
+        refuse(faults)
