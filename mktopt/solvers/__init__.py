@@ -1,0 +1,44 @@
+"""Numbers: Pyomo model -> arrays -> solver -> arrays. Knows no market.
+
+Adding a solver is one file with `solve(program, options) -> Solution` and one row in `table.SOLVERS`.
+"""
+
+from mktopt.solvers.compiler import compile
+from mktopt.solvers.fixed import solve_fixed, with_integers_fixed
+from mktopt.solvers.infeasible import Infeasibility, Member, Relaxed, diagnose, is_feasible
+from mktopt.solvers.prices import marginal_values, order_prices, orientation, row_prices, welfare_duals
+from mktopt.solvers.program import Program
+from mktopt.solvers.solution import Has, Residuals, Solution, Status, Stopped, residuals
+from mktopt.solvers.table import SOLVERS, Availability, Available, Solver, choose, solve
+from mktopt.solvers.unbounded import Growth, unbounded_direction
+
+__all__ = [
+    "SOLVERS",
+    "Availability",
+    "Available",
+    "Growth",
+    "Has",
+    "Infeasibility",
+    "Member",
+    "Program",
+    "Relaxed",
+    "Residuals",
+    "Solution",
+    "Solver",
+    "Status",
+    "Stopped",
+    "choose",
+    "compile",
+    "diagnose",
+    "is_feasible",
+    "marginal_values",
+    "order_prices",
+    "orientation",
+    "residuals",
+    "row_prices",
+    "solve",
+    "solve_fixed",
+    "unbounded_direction",
+    "welfare_duals",
+    "with_integers_fixed",
+]

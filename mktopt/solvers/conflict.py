@@ -1,0 +1,135 @@
+"""Limits that cannot hold together, as few as possible.
+
+For linear limits a conflict is a Farkas certificate: multipliers y >= 0 under which the limits add up to 0
+>= 1. The irreducible conflicts are exactly the supports of the vertices of that polyhedron (Gleeson and
+Ryan, "Identifying minimally infeasible subsystems of inequalities", ORSA Journal on Computing 2 (1990),
+theorem 1), so one simplex solve finds one, however many rows there are. Where only integrality makes the
+limits conflict there is no such certificate: then limits are hardened until they conflict and the
+superfluous ones dropped again (Chinneck, "Feasibility and Infeasibility in Optimization", 2008, sections
+6.1 and 6.2).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mktopt.solvers import highs
+from mktopt.solvers.elastic import elastic
+from mktopt.solvers.limits import Member, Sides, sides_of
+from mktopt.solvers.program import Array, Program
+from mktopt.solvers.solution import Stopped
+
+_ROUNDS = 60
+_LARGEST_FILTERED = 80
+_SECONDS = 5.0
+
+
+def conflict_members(program: Program) -> tuple[tuple[Member, ...], bool, bool]:
+    """(limits in conflict, whether each is needed, whether integrality is part of it); () when none was found."""
+    sides = sides_of(program)
+    chosen = _crossed(program, sides)
+    if chosen is None:
+        chosen = _farkas(program, sides)
+    if chosen is not None:
+        return tuple(sides.member(program, int(k)) for k in chosen), True, False
+    if not program.integer.any():
+        return (), False, False
+    chosen, irreducible = _with_integers(program, sides)
+    return tuple(sides.member(program, int(k)) for k in chosen), irreducible, True
+
+
+def _crossed(program: Program, sides: Sides) -> Array | None:
+    """A lower limit above the upper one of the same row or variable, or a false row without variables."""
+    if not program.impossible:
+        return None
+    crossed, crossed_rows = program.lower > program.upper, program.row_lower > program.row_upper
+    if crossed.any():
+        return np.flatnonzero(~sides.is_row & (sides.column == int(crossed.argmax())))
+    if crossed_rows.any():
+        return np.flatnonzero(sides.is_row & (sides.row == int(crossed_rows.argmax())))
+    false = sides.is_row & np.append(program.empty_rows, False)[sides.row]
+    wrong = false & np.where(sides.is_lower, sides.limit > 1e-9, sides.limit < -1e-9)
+    return np.flatnonzero(wrong)[:1]
+
+
+def _farkas(program: Program, sides: Sides) -> Array | None:
+    """Positions (in `sides`) of an irreducible conflict of linear limits, None if there is none.
+
+        min Σ y_k   s.t.   Eᵀ(σ y) = 0,   (σ limit)ᵀ y = 1,   y >= 0,      σ_k = +1 lower, -1 upper
+
+    E: (K, n) the expressions that the limits bound, each scaled to a largest coefficient of one.
+    """
+    import scipy.sparse as sp
+
+    sign = np.where(sides.is_lower, 1.0, -1.0)
+    E = sides.matrix(program)
+    largest = abs(E).max(axis=1).toarray().ravel()
+    scale = sign / np.where(largest > 0.0, largest, 1.0)
+    limit = sides.limit * scale
+    size = np.median(np.abs(limit[limit != 0.0])) if limit.any() else 1.0
+    matrix = sp.vstack([(E * scale[:, None]).T, sp.csr_array(limit[None, :] / size)], format="csr")
+    right = np.r_[np.zeros(program.n), 1.0]
+    dual = Program(
+        variables=[],
+        rows=[],
+        A=matrix,
+        row_lower=right,
+        row_upper=right,
+        lower=np.zeros(len(limit)),
+        upper=np.full(len(limit), np.inf),
+        integer=np.zeros(len(limit), dtype=bool),
+        c=np.ones(len(limit)),
+        P=None,
+    )
+    answer = highs.solve(dual, {"solver": "simplex"})
+    if answer.status.stopped is not Stopped.OPTIMAL or not len(answer.x):
+        return None
+    return np.flatnonzero(answer.x > 1e-9 * answer.x.max(initial=0.0))
+
+
+def _with_integers(program: Program, sides: Sides) -> tuple[Array, bool]:
+    """A conflict that needs integrality: harden what an elastic MILP stretches, then drop what is not needed."""
+    # Bounds of whole variables are part of what they are (0 or 1), not limits that could be blamed.
+    own = ~sides.is_row & np.append(program.integer, False)[sides.column]
+    hard = own.copy()
+    for _ in range(_ROUNDS):
+        movable = ~hard
+        answer = highs.solve(elastic(program, sides, movable, np.ones(int(movable.sum()))), {"time_limit": _SECONDS})
+        if answer.status.stopped is Stopped.INFEASIBLE:
+            return _filtered(program, sides, hard, own)
+        if not len(answer.x):
+            break
+        stretched = np.flatnonzero(movable)[answer.x[program.n :] > 1e-7]
+        if not len(stretched):
+            break
+        hard[stretched] = True
+    return np.zeros(0, dtype=np.int64), False
+
+
+def _filtered(program: Program, sides: Sides, hard: Array, own: Array) -> tuple[Array, bool]:
+    members = np.flatnonzero(hard & ~own)
+    if len(members) > _LARGEST_FILTERED:
+        return members, False
+    kept, sure = hard.copy(), True
+    for k in members:
+        kept[k] = False
+        answer = highs.solve(_only(program, sides, kept), {"time_limit": _SECONDS})
+        needed = answer.status.stopped is not Stopped.INFEASIBLE
+        sure &= not needed or bool(len(answer.x))
+        kept[k] = needed
+    return np.flatnonzero(kept & ~own), sure
+
+
+def _only(program: Program, sides: Sides, kept: Array) -> Program:
+    """The program with only some of its limits, and nothing to optimise."""
+    arrays = {
+        "row_lower": np.full(program.m, -np.inf),
+        "row_upper": np.full(program.m, np.inf),
+        "lower": np.full(program.n, -np.inf),
+        "upper": np.full(program.n, np.inf),
+    }
+    for side, is_lower in (("lower", True), ("upper", False)):
+        for name, is_row, index in ((f"row_{side}", True, sides.row), (side, False, sides.column)):
+            chosen = kept & (sides.is_lower == is_lower) & (sides.is_row == is_row)
+            arrays[name][index[chosen]] = sides.limit[chosen]
+    return program.replace(**arrays, c=np.zeros(program.n), P=None, constant=0.0)
