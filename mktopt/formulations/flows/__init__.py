@@ -1,0 +1,42 @@
+"""Flows: how the wires behave, one file per physics, named in the table `FLOWS`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mktopt.errors import FormulationError, unknown_name
+from mktopt.formulations.flows.common import Flow, FlowBuilder
+from mktopt.formulations.flows.copperplate import copperplate
+from mktopt.formulations.flows.dc import dc
+from mktopt.formulations.flows.ptdf import ptdf
+from mktopt.formulations.flows.transport import transport
+
+__all__ = ["FLOWS", "Flow", "FlowBuilder", "flow"]
+
+FLOWS: dict[str, Flow] = {
+    flow.name: flow
+    for flow in (
+        Flow("copperplate", copperplate, "no grid: one price everywhere"),
+        Flow("transport", transport, "power conserved, ratings; exact DC model on radial grids"),
+        Flow("dc", dc, "linear power flow with voltage angles; meshed grids"),
+        Flow("ptdf", ptdf, "linear power flow by sensitivities H; meshed grids"),
+    )
+}
+
+
+def flow(which: str | Flow | FlowBuilder, **options: Any) -> Flow:
+    """The flow named `which` (or a flow function of your own), with `options` set.
+
+    Raises UnknownNameError for a name that is not in `FLOWS` or an option that the flow does not have.
+    """
+    if isinstance(which, str):
+        if which not in FLOWS:
+            raise unknown_name("flow", which, FLOWS)
+        found = FLOWS[which]
+    elif isinstance(which, Flow):
+        found = which
+    elif callable(which):
+        found = Flow(getattr(which, "__name__", "custom"), which, (which.__doc__ or "").split("\n")[0])
+    else:
+        raise FormulationError(f"a flow is a name, a function or mktopt.flow(...), not {which!r}")
+    return found.with_options(**options) if options else found

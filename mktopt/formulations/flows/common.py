@@ -1,0 +1,139 @@
+"""What flows share: the record `Flow`, branch variables with ratings as bounds, and rows built without walking."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyomo.environ as pyo
+from pyomo.core.expr import LinearExpression
+
+from mktopt.errors import FormulationError, unknown_name
+from mktopt.formulations.orders import Injections
+from mktopt.networks.network import FloatArray, Network
+from mktopt.networks.units import reactance_per_kw
+
+FlowBuilder = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """How the wires behave: `build(block, network, injection, **options)` fills a Pyomo block.
+
+    The block must have `balance[bus, period]` (injection of the orders = what the grid takes) and, where branches
+    have flows, `p_kw[branch, period]`. radial_only: a meshed network is refused.
+    """
+
+    name: str
+    build: FlowBuilder
+    summary: str = ""
+    radial_only: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_options(self, **options: Any) -> Flow:
+        """This flow with `options` set; raises UnknownNameError for an option that it does not have."""
+        known = list(inspect.signature(self.build).parameters)[3:]
+        for option in options:
+            if option not in known:
+                raise unknown_name(f"option of flow '{self.name}'", option, known)
+        return Flow(self.name, self.build, self.summary, self.radial_only, {**self.options, **options})
+
+    def fill(self, block: Any, network: Network, injection: Injections) -> None:
+        """Fills `block`; raises FormulationError where the flow needs a radial grid and this one is meshed."""
+        if self.radial_only:
+            network.topology.refuse_loops(f"flow '{self.name}'")
+        self.build(block, network, injection, **self.options)
+        if not isinstance(block.component("balance"), pyo.Constraint):
+            raise FormulationError(
+                f"flow '{self.name}' declared no `balance` constraint; "
+                "it needs balance[bus, period]: injection of the orders = what the grid takes"
+            )
+
+
+def index_sets(block: Any, network: Network) -> None:
+    """Declares `buses`, `branches` and `periods` on `block`."""
+    block.buses = pyo.Set(initialize=network.buses["bus"].tolist())
+    block.branches = pyo.Set(initialize=network.lines["branch"].tolist())
+    block.periods = pyo.Set(initialize=list(network.periods))
+
+
+def branch_flows(block: Any, network: Network, angles: bool = False) -> None:
+    """Declares `p_kw[branch, period]`, positive from `from_bus` to `to_bus`, with |p_kw| <= rating_kva as bounds.
+
+    With `angles` the limits of the voltage angle across a branch bind too: theta_i - theta_j = x f + shift.
+    """
+    block.p_kw = pyo.Var(block.branches, block.periods)
+    lower, upper = flow_limits(network, angles)
+    periods = len(network.hours)
+    bounds = zip(np.repeat(lower, periods).tolist(), np.repeat(upper, periods).tolist(), strict=True)
+    for variable, (low, high) in zip(block.p_kw.values(), bounds, strict=True):
+        variable.setlb(None if low == -np.inf else low)
+        variable.setub(None if high == np.inf else high)
+
+
+def flow_limits(network: Network, angles: bool = False) -> tuple[FloatArray, FloatArray]:
+    """Least and greatest flow of each branch in service [kW], each of shape (branches,)."""
+    lines = network.lines
+    upper = lines["rating_kva"].to_numpy()
+    lower = -upper
+    low, high = lines["angle_min_deg"].to_numpy(), lines["angle_max_deg"].to_numpy()
+    if not angles or (low.max(initial=-360) <= -360 and high.min(initial=360) >= 360):
+        return lower, upper
+    x, shift = reactance_per_kw(network), lines["shift_deg"].to_numpy()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ends = np.sort(np.radians(np.array([low - shift, high - shift])) / np.where(x == 0, np.nan, x), axis=0)
+    lower = np.where((low > -360) & (x != 0), np.fmax(lower, ends[0]), lower)
+    upper = np.where((high < 360) & (x != 0), np.fmin(upper, ends[1]), upper)
+    return lower, upper
+
+
+def nodal_balance(block: Any, network: Network, injection: Injections) -> None:
+    """Declares Kirchhoff's current law, `balance[b, t]`: p_b = sum_{l from b} f_l - sum_{l to b} f_l."""
+    periods = len(network.hours)
+    flows = list(block.p_kw.values())
+    incidence = network.topology.incidence.tocsr()
+    starts, branches, signs = incidence.indptr.tolist(), incidence.indices.tolist(), incidence.data.tolist()
+    index = network.bus_index
+
+    def rule(_: Any, bus: str, t: int) -> Any:
+        b = index[bus]
+        coefficients, variables, constant = injection.terms(b, t)
+        span = range(starts[b], starts[b + 1])
+        body = LinearExpression(
+            constant=constant,
+            linear_coefs=coefficients + [-signs[k] for k in span],
+            linear_vars=variables + [flows[branches[k] * periods + t] for k in span],
+        )
+        return _zero_row(body)
+
+    block.balance = pyo.Constraint(block.buses, block.periods, rule=rule)
+
+
+def explicit_injection(block: Any, network: Network, injection: Injections) -> None:
+    """Declares `injection_kw[b, t]` and `balance[b, t]`: what the orders put into bus b is `injection_kw[b, t]`."""
+    block.injection_kw = pyo.Var(block.buses, block.periods)
+    periods = len(network.hours)
+    variables_kw = list(block.injection_kw.values())
+    index = network.bus_index
+
+    def rule(_: Any, bus: str, t: int) -> Any:
+        b = index[bus]
+        coefficients, variables, constant = injection.terms(b, t)
+        body = LinearExpression(
+            constant=constant,
+            linear_coefs=[*coefficients, -1.0],
+            linear_vars=[*variables, variables_kw[b * periods + t]],
+        )
+        return _zero_row(body)
+
+    block.balance = pyo.Constraint(block.buses, block.periods, rule=rule)
+
+
+def _zero_row(body: LinearExpression) -> Any:
+    """`body == 0`; a bus without wires and orders leaves nothing to state but its constant."""
+    if not body.linear_vars:
+        return pyo.Constraint.Feasible if abs(body.constant) == 0 else pyo.Constraint.Infeasible
+    return (0.0, body, 0.0)
