@@ -1,0 +1,1 @@
+"""RESULT: from a model and its solution to prices, money and proof."""

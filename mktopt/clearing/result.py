@@ -1,0 +1,149 @@
+"""`Clearing`: a cleared market as tidy tables, with the money and the proof that it is right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from mktopt.errors import MktoptError, unknown_name
+from mktopt.networks.network import Network
+from mktopt.networks.orders import Orders
+from mktopt.solvers.solution import Status
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mktopt.clearing.certificate import Certificate
+    from mktopt.clearing.plots import Plots
+    from mktopt.clearing.settlement import Settlement
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a certificate needs beside the tables: the solved Pyomo model, its values and multipliers.
+
+    variables, values: shape (n,); rows, multipliers: shape (m,), each the welfare gained
+    per unit of the row's right-hand side [$]; balance: the rows of `balance` in table sequence (bus by bus, period
+    within), -1 where a bus has no row; balance_sign: the coefficient with which an injection enters the row.
+    """
+
+    model: Any
+    variables: list[Any]
+    values: FloatArray
+    rows: list[Any]
+    multipliers: FloatArray
+    balance: npt.NDArray[np.int64]
+    balance_sign: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Clearing:
+    """The result of clearing a market. Frozen: a new clearing is a new object.
+
+    prices: bus, period, price [$/kWh]; dispatch: order, participant, bus, side, period, quantity_kw, price [$/kWh],
+    payment [$] (positive: the order pays; negative: it receives); flows: branch, period, p_kw, loading_percent;
+    voltages: bus, period, v_pu, or None where the flow has none; constraints: name, index, slack, dual of the user's
+    own constraints, where `dual` is the welfare [$] gained per unit by which the right-hand side rises;
+    order_prices: order, period, order_price [$/kWh], what the order faces: the price of its bus plus the duals of
+    other rows that contain it; welfare [$]: value of accepted bids minus cost of accepted offers, over all hours;
+    status: why the solver stopped, and what it has; notes: what a reader of the numbers must know.
+    """
+
+    prices: pd.DataFrame
+    dispatch: pd.DataFrame
+    flows: pd.DataFrame
+    voltages: pd.DataFrame | None
+    constraints: pd.DataFrame
+    order_prices: pd.DataFrame
+    welfare: float
+    status: Status
+    mechanism: str
+    flow: str
+    network: Network
+    orders: Orders
+    options: Mapping[str, Any] = field(default_factory=dict)
+    flow_options: Mapping[str, Any] = field(default_factory=dict)
+    solver: str = ""
+    solver_options: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    evidence: Any = field(default=None, repr=False)
+
+    @cached_property
+    def certificate(self) -> Certificate:
+        """Residuals, gap, regret and budget, evaluated from these tables and the model's Pyomo expressions."""
+        from mktopt.clearing.certificate import certify
+
+        return certify(self)
+
+    @cached_property
+    def settlement(self) -> Settlement:
+        """Payments, congestion rent and rewards, taking the submitted curves for the true ones."""
+        from mktopt.clearing.settlement import settle
+
+        return settle(self)
+
+    @property
+    def plot(self) -> Plots:
+        """Pictures: `.prices()`, `.network()`, `.curves()`, each a matplotlib Axes."""
+        from mktopt.clearing.plots import Plots
+
+        return Plots(self)
+
+    def price(self, bus: str, period: int = 0) -> float:
+        """The price of `bus` in `period` [$/kWh]; raises UnknownNameError for a bus or period that is not there."""
+        if bus not in self.network.bus_index:
+            raise unknown_name("bus", bus, self.network.bus_index)
+        if period not in self.network.periods:
+            raise unknown_name("period", period, map(str, self.network.periods))
+        position = self.network.bus_index[bus] * len(self.network.hours) + period
+        return float(self.prices["price"].iloc[position])
+
+    def quantity(self, order: str, period: int = 0) -> float:
+        """The accepted kW of `order` in `period`; raises UnknownNameError for an order that is not there."""
+        found = self.dispatch[(self.dispatch["order"] == order) & (self.dispatch["period"] == period)]
+        if found.empty:
+            raise unknown_name(f"order in period {period}", order, self.orders.orders["order"])
+        return float(found["quantity_kw"].iloc[0])
+
+    def save(self, folder: str | Path, format: str = "csv") -> None:
+        """Writes tables, inputs and a manifest to `folder` in one step (format 'csv' or 'parquet')."""
+        from mktopt.clearing.storage import save
+
+        save(self, folder, format)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Clearing:
+        """Reads a saved clearing; nothing in the folder is executed. Raises DataError where a file was changed."""
+        from mktopt.clearing.storage import load
+
+        return load(folder)
+
+    def summary(self) -> str:
+        """Some lines that say what was cleared, at what prices, and whether the proof holds."""
+        dispatch, hours = self.dispatch, self.network.hours
+        energy = dispatch["quantity_kw"].to_numpy() * hours[dispatch["period"].to_numpy()]
+        bought = float(energy[(dispatch["side"] == "bid").to_numpy()].sum())
+        sold = float(energy.sum()) - bought
+        prices = self.prices["price"]
+        lines = [
+            f"{self.mechanism} on {self.network.name} ({self.flow}), solved by {self.solver}: {self.status}",
+            f"  traded    {bought:,.1f} kWh bought, {sold:,.1f} kWh sold over {len(hours)} period(s)",
+            f"  welfare   {self.welfare:,.4f} $",
+            f"  prices    {prices.min():.4f} to {prices.max():.4f} $/kWh",
+        ]
+        try:
+            lines.append(f"  proof     {self.certificate}")
+        except MktoptError as error:
+            lines.append(f"  proof     not available: {error}")
+        return "\n".join([*lines, *(f"  note      {note}" for note in self.notes)])
+
+    __str__ = summary

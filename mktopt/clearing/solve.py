@@ -1,0 +1,208 @@
+"""From a market model to a `Clearing`: compile, solve, price, tabulate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyomo.environ as pyo
+from pyomo.common.gc_manager import PauseGC
+from pyomo.core.expr.visitor import identify_variables
+
+from mktopt.clearing.diagnosis import refuse_unsolved
+from mktopt.clearing.pricing import PRICING
+from mktopt.clearing.result import Clearing, Evidence, FloatArray
+from mktopt.clearing.ties import share_ties
+from mktopt.formulations.market import Declaration, declaration_of
+from mktopt.solvers import compile, solve_fixed
+from mktopt.solvers import solve as solve_program
+from mktopt.solvers.prices import order_prices, orientation, row_prices, welfare_duals
+from mktopt.solvers.program import Program
+from mktopt.solvers.solution import Solution
+
+FIXED_NOTE = (
+    "prices come from re-solving with the all-or-nothing decisions fixed: they support the dispatch of the other "
+    "orders, and an all-or-nothing order may lose or miss money at them (its regret is uplift)"
+)
+
+
+def solve(model: Any, solver: str | None = None, solver_options: Mapping[str, Any] | None = None) -> Clearing:
+    """Solves a market model made by `mktopt.build` and returns its `Clearing`; the model carries the solution too.
+
+    solver: 'highs', 'clarabel', or None for the one that suits the problem class. Raises InfeasibleError (with
+    `.report`), UnboundedError (naming the orders), SolverError, UnknownNameError.
+    """
+    declaration = declaration_of(model)
+    with PauseGC():
+        start = time.perf_counter()
+        program = compile(model)
+        compiled = time.perf_counter()
+        solution = solve_program(program, solver, solver_options)
+        refuse_unsolved(declaration, model, program, solution)
+        priced = solve_fixed(program, solution) if program.integer.any() else solution
+        solved = time.perf_counter()
+        clearing = _tabulate(model, declaration, program, priced, solution, dict(solver_options or {}))
+        done = time.perf_counter()
+    seconds = {"compile": compiled - start, "solve": solved - compiled, "tabulate": done - solved}
+    clearing.seconds.update(seconds)  # type: ignore[attr-defined]
+    return clearing
+
+
+def _tabulate(
+    model: Any,
+    declaration: Declaration,
+    program: Program,
+    solution: Solution,
+    first: Solution,
+    solver_options: dict[str, Any],
+) -> Clearing:
+    """All tables of the result. `solution` carries the prices, `first` the status of the original problem."""
+    network, orders = declaration.network, declaration.orders
+    segments = list(model.segment_kw.values())
+    columns = program.columns(segments)  # -1 where the user fixed the variable
+    free = columns >= 0
+    own = _own_rows(model, declaration)
+    segment_kw = share_ties(orders, program.values(solution.x, segments), ~free | _touched(model, own))
+    x = np.array(solution.x, dtype=float)
+    x[columns[free]] = segment_kw[free]
+    for variable, value in zip(program.variables, x.tolist(), strict=True):
+        variable.set_value(value, skip_validation=True)
+
+    evidence, prices = _price(model, declaration, program, solution, columns, x)
+    quantity = orders.curves.total(segment_kw)
+    rule = PRICING[declaration.options.get("pricing", "nodal")]
+    where = network.bus_positions(orders.orders["bus"]) * len(network.hours) + orders.orders["period"].to_numpy()
+    faced = _order_prices(declaration, program, solution, columns, model)
+    faced = np.where(np.isnan(faced), prices[where], faced)
+    paid, notes = rule(orders, quantity, prices[where])
+    if program.integer.any():
+        notes = [FIXED_NOTE, *notes]
+    hours = network.hours[orders.orders["period"].to_numpy()]
+    dispatch = orders.orders[["order", "participant", "bus", "side", "period"]].copy()
+    dispatch["quantity_kw"] = quantity
+    dispatch["price"] = paid
+    dispatch["payment"] = -orders.injection_sign * paid * quantity * hours
+    welfare = float(np.sum(-orders.injection_sign * hours * orders.curves.value(quantity)))
+    return Clearing(
+        prices=_bus_frame(declaration, "price", prices),
+        dispatch=dispatch,
+        flows=_flow_frame(model, declaration),
+        voltages=None,
+        constraints=_constraint_frame(own, program, solution),
+        order_prices=orders.orders[["order", "period"]].assign(order_price=faced),
+        welfare=welfare,
+        status=first.status,
+        mechanism=declaration.mechanism,
+        flow=declaration.flow.name,
+        network=network,
+        orders=orders,
+        options=dict(declaration.options),
+        flow_options=dict(declaration.flow.options),
+        solver=first.solver,
+        solver_options=solver_options,
+        seconds={},
+        notes=tuple(notes),
+        evidence=evidence,
+    )
+
+
+def _own_rows(model: Any, declaration: Declaration) -> list[Any]:
+    """The rows of the user's own constraints, in declaration order."""
+    rows: list[Any] = []
+    for name in declaration.extra:
+        component = model.find_component(name)
+        if component is not None and component.active:
+            rows += [row for row in component.values() if row.active]
+    return rows
+
+
+def _touched(model: Any, own: list[Any]) -> npt.NDArray[np.bool_]:
+    """Which segments a user's own constraint names, shape (segments,)."""
+    named = {id(v) for row in own for v in identify_variables(row.body)}
+    if not named:
+        return np.zeros(len(model.segment_kw), dtype=bool)
+    return np.fromiter((id(v) in named for v in model.segment_kw.values()), dtype=bool, count=len(model.segment_kw))
+
+
+def _price(
+    model: Any,
+    declaration: Declaration,
+    program: Program,
+    solution: Solution,
+    columns: npt.NDArray[np.int64],
+    x: FloatArray,
+) -> tuple[Evidence, FloatArray]:
+    """The evidence of the solution, and the price of every bus and period (bus by bus) [$/kWh]."""
+    network, orders = declaration.network, declaration.orders
+    balance = model.grid.balance
+    keys = [(bus, t) for bus in network.buses["bus"] for t in network.periods]
+    rows = np.array([program.row(balance[key]) if key in balance else -1 for key in keys], dtype=np.int64)
+    has = rows >= 0
+    sign = orders.injection_sign[orders.segment_order]
+    hours = np.tile(network.hours, network.n_buses)
+    prices = np.full(len(rows), np.nan)  # a lone bus without orders in some period has no price there
+    prices[has] = row_prices(program, solution, rows[has], columns, sign, hours[has])
+    written = np.ones(len(rows))
+    written[has] = orientation(program, rows[has], columns, sign)
+    return Evidence(model, program.variables, x, program.rows, welfare_duals(program, solution), rows, written), prices
+
+
+def _order_prices(
+    declaration: Declaration, program: Program, solution: Solution, columns: npt.NDArray[np.int64], model: Any
+) -> FloatArray:
+    """What each order row faces [$/kWh]: the price of its bus, plus dual x coefficient of other rows that contain it.
+
+    A row that only ties an order's own segments to its yes or no is the order's own affair and does not count.
+    """
+    network, orders = declaration.network, declaration.orders
+    counts = np.ones(program.m, dtype=bool)
+    counts[program.row_indices(model.accepted_whole.values())] = False
+    hours = network.hours[orders.orders["period"].to_numpy()]
+    first = columns[orders.curves.first]
+    return order_prices(program, solution, first, orders.injection_sign, hours, np.flatnonzero(counts))
+
+
+def _bus_frame(declaration: Declaration, column: str, values: FloatArray) -> pd.DataFrame:
+    network = declaration.network
+    periods = len(network.hours)
+    return pd.DataFrame({
+        "bus": np.repeat(network.buses["bus"].to_numpy(), periods),
+        "period": np.tile(np.arange(periods), network.n_buses),
+        column: values,
+    })  # fmt: skip
+
+
+def _flow_frame(model: Any, declaration: Declaration) -> pd.DataFrame:
+    """branch, period, p_kw, loading_percent; no rows where the flow has no branch flows (copperplate)."""
+    network = declaration.network
+    component = model.grid.component("p_kw")
+    if component is None:
+        return pd.DataFrame({"branch": np.array([], dtype=object), "period": np.array([], dtype=int),
+                             "p_kw": np.array([]), "loading_percent": np.array([])})  # fmt: skip
+    periods = len(network.hours)
+    p = np.fromiter((v.value for v in component.values()), dtype=float, count=len(component))
+    rating = np.repeat(network.lines["rating_kva"].to_numpy(), periods)
+    return pd.DataFrame({
+        "branch": np.repeat(network.lines["branch"].to_numpy(), periods),
+        "period": np.tile(np.arange(periods), network.n_branches),
+        "p_kw": p,
+        "loading_percent": 100 * np.abs(p) / rating,
+    })  # fmt: skip
+
+
+def _constraint_frame(own: list[Any], program: Program, solution: Solution) -> pd.DataFrame:
+    """name, index, slack, dual of the user's rows; dual: welfare gained per unit of right-hand side [$]."""
+    multipliers = welfare_duals(program, solution)
+    records = []
+    for row in own:
+        body = pyo.value(row.body)
+        gaps = [body - pyo.value(row.lower)] if row.has_lb() else []
+        gaps += [pyo.value(row.upper) - body] if row.has_ub() else []
+        index = row.index()
+        text = "" if index is None else ", ".join(map(str, index)) if isinstance(index, tuple) else str(index)
+        records.append((row.parent_component().name, text, min(gaps, default=np.inf), multipliers[program.row(row)]))
+    return pd.DataFrame(records, columns=["name", "index", "slack", "dual"])

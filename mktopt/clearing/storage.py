@@ -1,0 +1,177 @@
+"""Saving a clearing as plain tables with a manifest, and reading it back. No pickle; nothing is executed.
+
+folder/
+  manifest.json      versions, mechanism, flow, options, solver, welfare, status, certificate, notes, sha256 of files
+  prices.*, dispatch.*, flows.*, voltages.*, constraints.*, order_prices.*        (csv or parquet)
+  orders.csv, network.toml, buses.csv, branches.csv, loads.csv, shunts.csv        the inputs
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mktopt.clearing.certificate import Certificate
+from mktopt.clearing.result import Clearing
+from mktopt.errors import DataError, Fault, MktoptError
+from mktopt.networks.csv_folder import write_tables
+from mktopt.networks.files import write_folder
+from mktopt.networks.network import Network
+from mktopt.networks.orders import Orders
+from mktopt.solvers.solution import Has, Status, Stopped
+
+FORMAT = 1
+TABLES = ("prices", "dispatch", "flows", "voltages", "constraints", "order_prices")
+_NAMES = ("bus", "order", "participant", "side", "branch", "name", "index")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The certificate that was evaluated when the clearing was saved, bound to the tables that it speaks of."""
+
+    figures: dict[str, Any]
+    digest: str
+
+    def certificate(self, clearing: Clearing) -> Certificate:
+        """The recorded certificate; raises MktoptError where the tables are no longer those that were saved."""
+        if _digest(clearing) != self.digest:
+            raise MktoptError("the tables were changed after loading, so the recorded certificate does not hold")
+        return Certificate(**{**self.figures, "source": "recorded when saved"})
+
+
+def save(clearing: Clearing, folder: str | Path, format: str = "csv") -> None:
+    """Writes `clearing` to `folder` in one step; raises DataError where the folder cannot be written.
+
+    format: 'csv', or 'parquet' (needs the extra `parquet`). The certificate is evaluated first.
+    """
+    if format not in ("csv", "parquet"):
+        raise MktoptError(f"unknown format {format!r}; use 'csv' or 'parquet'")
+    certificate = asdict(clearing.certificate)
+
+    def fill(aside: Path) -> None:
+        write_tables(clearing.network, aside)
+        aside.joinpath("orders.csv").write_text(clearing.orders.joined().to_csv(index=False), encoding="utf-8")
+        for name in TABLES:
+            table = getattr(clearing, name)
+            if table is not None:
+                _write(table, aside / f"{name}.{format}")
+        manifest = _manifest(clearing, certificate, format)
+        manifest["sha256"] = {file.name: _sha256(file) for file in sorted(aside.iterdir())}
+        text = json.dumps(manifest, indent=2, default=str)
+        aside.joinpath("manifest.json").write_text(text + "\n", encoding="utf-8")
+
+    write_folder(folder, fill)
+
+
+def load(folder: str | Path) -> Clearing:
+    """Reads a clearing that `save` wrote; raises DataError where a file is missing or was changed since.
+
+    The loaded clearing carries the recorded certificate; clear the market again to evaluate it anew.
+    """
+    folder = Path(folder)
+    manifest = _read_manifest(folder)
+    for name, digest in manifest["sha256"].items():
+        if not (folder / name).is_file():
+            raise DataError(Fault(str(folder), "a file of the saved clearing is missing", name))
+        if _sha256(folder / name) != digest:
+            problem = "the file was changed after it was saved (its sha256 differs from the manifest's)"
+            raise DataError(Fault(str(folder), problem, name, hint="save the clearing again"))
+    tables: dict[str, Any] = {name: _read(folder / f"{name}.{manifest['format']}") for name in TABLES}
+    clearing = Clearing(
+        **tables,
+        welfare=manifest["welfare"],
+        status=Status(Stopped[manifest["status"]["stopped"]], Has[manifest["status"]["has"]]),
+        network=Network.from_csv(folder),
+        orders=Orders.from_csv(folder / "orders.csv"),
+        notes=tuple(manifest["notes"]),
+        **{key: manifest[key] for key in _PLAIN},
+    )
+    return replace(clearing, evidence=Recorded(manifest["certificate"], _digest(clearing)))
+
+
+_PLAIN = ("mechanism", "flow", "options", "flow_options", "solver", "solver_options", "seconds")
+
+
+def _manifest(clearing: Clearing, certificate: dict[str, Any], format: str) -> dict[str, Any]:
+    packages = ("mktopt", "pyomo", "highspy", "clarabel", "numpy", "scipy", "pandas")
+    return {
+        "mktopt_clearing": FORMAT,
+        "format": format,
+        **{key: _plain(getattr(clearing, key)) for key in _PLAIN},
+        "status": {"stopped": clearing.status.stopped.name, "has": clearing.status.has.name},
+        "welfare": clearing.welfare,
+        "notes": list(clearing.notes),
+        "seed": clearing.options.get("seed"),
+        "certificate": certificate,
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+    }
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if not isinstance(value, str) else value
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        problem = "no manifest.json in this folder, so it is no saved clearing"
+        raise DataError(Fault(str(folder), problem, hint="name a folder that Clearing.save wrote")) from None
+    except (ValueError, OSError) as error:
+        raise DataError(Fault(str(path), f"cannot be read: {error}", hint="save the clearing again")) from None
+    if not isinstance(manifest, dict) or manifest.get("mktopt_clearing") != FORMAT:
+        problem = f"the manifest's format is not {FORMAT}"
+        raise DataError(Fault(str(path), problem, hint="load it with the version of mktopt that saved it"))
+    known = {field.name for field in fields(Certificate)}
+    if set(manifest["certificate"]) != known:
+        raise DataError(Fault(str(path), "the certificate has other figures than this version's"))
+    return manifest
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    if path.suffix == ".csv":
+        path.write_text(table.to_csv(index=False), encoding="utf-8")
+        return
+    try:
+        table.to_parquet(path, index=False)
+    except ImportError:
+        raise MktoptError("parquet needs pyarrow: pip install 'mktopt[parquet]', or save with format='csv'") from None
+
+
+def _read(path: Path) -> pd.DataFrame | None:
+    if not path.exists():
+        return None
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    header = pd.read_csv(path, nrows=0).columns
+    kinds: dict[str, Any] = {name: str for name in _NAMES if name in header}
+    gaps = {name: [""] for name in header if name not in _NAMES}  # a bus may be called NA
+    options: dict[str, Any] = {"dtype": kinds, "keep_default_na": False, "na_values": gaps}
+    return pd.read_csv(path, float_precision="round_trip", **options)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _digest(clearing: Clearing) -> str:
+    digest = hashlib.sha256(repr(clearing.welfare).encode())
+    for name in TABLES:
+        table = getattr(clearing, name)
+        digest.update(b"none" if table is None else table.to_csv(index=False).encode())
+    return digest.hexdigest()
