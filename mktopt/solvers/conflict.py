@@ -81,7 +81,7 @@ def _farkas(program: Program, sides: Sides) -> Array | None:
         c=np.ones(len(limit)),
         P=None,
     )
-    answer = highs.solve(dual, {"solver": "simplex"})
+    answer = highs.solve_auxiliary(dual)
     if answer.status.stopped is not Stopped.OPTIMAL or not len(answer.x):
         return None
     return np.flatnonzero(answer.x > 1e-9 * answer.x.max(initial=0.0))

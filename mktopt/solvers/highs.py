@@ -38,7 +38,13 @@ _DEFAULTS: dict[str, Any] = {
     "presolve": "off",
     "qp_regularization_value": 1e-12,
 }
-_MIP_DEFAULTS: dict[str, Any] = {"presolve": "choose", "mip_rel_gap": 1e-7, "mip_feasibility_tolerance": 1e-9}
+# The default absolute gap (1e-6 $) would be all the welfare of a small market.
+_MIP_DEFAULTS: dict[str, Any] = {
+    "presolve": "choose",
+    "mip_rel_gap": 1e-7,
+    "mip_abs_gap": 1e-12,
+    "mip_feasibility_tolerance": 1e-9,
+}
 
 
 def version() -> str:
@@ -46,6 +52,16 @@ def version() -> str:
     import highspy
 
     return str(highspy.Highs().version())  # type: ignore[no-untyped-call]
+
+
+def solve_auxiliary(program: Program) -> Solution:
+    """Solve an LP that serves a diagnosis, at a vertex: by simplex, or by interior point and crossover if large.
+
+    Such LPs have several times the size of the program that they explain, and start from nothing.
+    """
+    if program.integer.any():
+        return solve(program)
+    return solve(program, {"solver": "ipm" if program.n > 5000 else "simplex"})
 
 
 def solve(program: Program, options: Mapping[str, Any] | None = None) -> Solution:

@@ -126,7 +126,7 @@ def _relaxation(
     sides = sides_of(program)
     cost = np.where(sides.is_row, np.append(row_cost, np.nan)[sides.row], np.append(column_cost, np.nan)[sides.column])
     movable = np.isfinite(cost)
-    answer = highs.solve(elastic(program, sides, movable, cost[movable]))
+    answer = highs.solve_auxiliary(elastic(program, sides, movable, cost[movable]))
     if not len(answer.x):
         return (), False
     amounts = answer.x[program.n :]

@@ -1,10 +1,11 @@
 """Convex MIQP by outer approximation: an MILP with tangent cuts and QPs with the integers fixed.
 
-For  min cᵀx + Σ_k q_k(x),  q_k convex quadratic over one connected block of P (one variable where P is
-diagonal), the master problem is   min cᵀx + Σ_k t_k   s.t. the linear rows and   t_k >= q_k(x̄) +
-∇q_k(x̄)ᵀ(x - x̄)   at every point x̄ seen so far. It bounds the optimum from below; the QP with the
+    min  cᵀx + Σ_k q_k(x)       the program: q_k convex, one per connected block of P
+    min  cᵀx + Σ_k t_k          the master:  t_k >= q_k(x̄) + ∇q_k(x̄)ᵀ(x - x̄)  at every point x̄ seen so far
+
+(a block is one variable where P is diagonal). The master bounds the optimum from below; the QP with the
 master's integers fixed bounds it from above and gives the next point. Both bounds meet after finitely many
-steps because a choice of integers that comes back is solved exactly.
+steps, because a choice of integers that comes back has been solved exactly.
 
 Duran and Grossmann, "An outer-approximation algorithm for a class of mixed-integer nonlinear programs",
 Mathematical Programming 36 (1986), section 4.

@@ -76,7 +76,7 @@ def _direction(program: Program) -> Array:
         c=np.r_[gain, -gain] / size,
         P=None,
     )
-    answer = highs.solve(cone)
+    answer = highs.solve_auxiliary(cone)
     if answer.status.stopped is not Stopped.OPTIMAL or not len(answer.x) or answer.objective > -1e-9:
         return np.zeros(n)
     return np.asarray(answer.x[:n] - answer.x[n:])
