@@ -27,11 +27,13 @@ DATA = Path(__file__).resolve().parents[1] / "mktopt" / "networks" / "data"
 OPENDSS = "IEEE PES test feeder, from the OpenDSS model in dss-extensions/electricdss-tst, commit 3b208397"
 OPENDSS_LICENCE = "BSD-3-Clause (EPRI, DSS-Extensions), see LICENSE.electricdss-tst.txt"
 FEEDERS = {
-    "ieee13": "single-line equivalent; regulator at its published tap",
-    "ieee34": "single-line equivalent of the Mod1 model; regulators at their published taps; substation and regulators "
-    "are stiff stand-ins (25 and 60 MVA)",
-    "ieee37": "single-line equivalent with the 2500 kVA, 8 % substation transformer; regulator at its published taps",
-    "ieee123": "single-line equivalent; regulators at their published taps; the two tie switches are open branches",
+    "ieee13": "single-line equivalent; regulator at its mean controlled tap",
+    "ieee34": "single-line equivalent of the Mod1 model; regulators at their mean controlled taps; substation and "
+    "regulators are stiff stand-ins (25 and 60 MVA)",
+    "ieee37": "single-line equivalent with the 2500 kVA, 8 % substation transformer; regulator at its mean controlled "
+    "tap",
+    "ieee123": "single-line equivalent; regulators at their mean controlled taps; the two tie switches are open "
+    "branches",
     "eulv": "European low voltage feeder at nominal load (1 kW each); no line ratings published",
 }
 
@@ -129,8 +131,8 @@ def ieee8500(folder: Path) -> None:
     about = {
         "source": OPENDSS,
         "licence": OPENDSS_LICENCE,
-        "notes": "radial single-line reduction of 4,876 buses; regulators at the taps that hold their set points in it; "
-        "see SOURCES.md for what it drops",
+        "notes": "radial single-line reduction of 4,876 buses; regulators at the taps that hold their set points in "
+        "it; see SOURCES.md for what it drops",
     }
     write_network(network, DATA / "ieee8500", about=about, compact=True)
 
@@ -165,7 +167,9 @@ def _transformers_8500(table: pd.DataFrame, kv: pd.Series) -> pd.DataFrame:
     x = np.where(tapped, star1 + star2 / 2, table["xhl_pct"])
     line_to_line = np.where(table["phases"] == 1, np.sqrt(3.0), 1.0)
     base = 1000.0 * (table["kv1"] * line_to_line) ** 2 / table["kva1"]
-    ratio = (table["kv2"] * line_to_line / table["bus2"].map(kv)) / (table["kv1"] * line_to_line / table["bus1"].map(kv))
+    ratio = (table["kv2"] * line_to_line / table["bus2"].map(kv)) / (
+        table["kv1"] * line_to_line / table["bus1"].map(kv)
+    )
     return pd.DataFrame({
         "from_bus": table["bus1"],
         "to_bus": table["bus2"],
@@ -180,7 +184,9 @@ def _transformers_8500(table: pd.DataFrame, kv: pd.Series) -> pd.DataFrame:
 
 def _reactors_8500(folder: Path) -> pd.DataFrame:
     table = pd.read_csv(folder / "reactors.csv")
-    columns = table.rename(columns={"bus_from": "from_bus", "bus_to": "to_bus"})[["from_bus", "to_bus", "r_ohm", "x_ohm"]]
+    columns = table.rename(columns={"bus_from": "from_bus", "bus_to": "to_bus"})[
+        ["from_bus", "to_bus", "r_ohm", "x_ohm"]
+    ]
     return columns.assign(b_us=0.0, ratio=1.0, rating_kva=np.inf, kind="line")
 
 
@@ -245,7 +251,9 @@ def _set_taps(network: Network, set_points: Mapping[str, float]) -> Network:
 
 def case300(folder: Path) -> None:
     """IEEE 300 with the thermal limits and costs of PGLib and the source voltage of the solved MATPOWER case."""
-    tables = {name: pd.read_csv(folder / f"pglib_{name}.csv").to_numpy(dtype=float) for name in ("bus", "branch", "gen")}
+    tables = {
+        name: pd.read_csv(folder / f"pglib_{name}.csv").to_numpy(dtype=float) for name in ("bus", "branch", "gen")
+    }
     cost = pd.read_csv(folder / "pglib_gencost.csv").to_numpy(dtype=float)
     volts = pd.read_csv(folder / "matpower_gen.csv").set_index("bus")["vg_pu"]
     reference = int(tables["bus"][tables["bus"][:, 1] == 3, 0][0])
@@ -255,7 +263,7 @@ def case300(folder: Path) -> None:
     network = matpower.to_network(case)
     orders, costs = matpower.to_orders(case, network)
     about = {
-        "source": "IEEE 300-bus test case (public UW archive, R. D. Christie) with limits and costs of PGLib-OPF v23.07",
+        "source": "IEEE 300-bus test case (UW archive, R. D. Christie) with limits and costs of PGLib-OPF v23.07",
         "licence": "CC BY 4.0 (PGLib-OPF)",
         "notes": "line limits, angle limits and costs of PGLib-OPF; voltage of the source bus from the solved case",
         "defaults": f"offers from the generators' costs; {FIRM_DEFAULTS}",
@@ -314,8 +322,8 @@ def ieee37_aggregators(folder: Path) -> None:
     about: dict[str, str | float] = {
         "source": "synthetic agents (made for this package, seed 37) on the IEEE 37 feeder of OpenDSS",
         "licence": f"agents: free; feeder: {OPENDSS_LICENCE}",
-        "notes": "bus 799 is held at 1.0 p.u.; no background load: the 483 agents replace it; agents are logarithmic, so "
-        "orders need Prosumers.to_orders(max_error=...)",
+        "notes": "bus 799 is held at 1.0 p.u.; no background load: the 483 agents replace it; agents are logarithmic, "
+        "so orders need Prosumers.to_orders(max_error=...)",
     }
     about |= {f"c0_{row.scenario}": float(row.c0_usd_per_kwh) for row in scenarios.itertuples()}
     rating, stressed = table["s_max_kva"].astype(float), table["s_max_stressed_kva"].astype(float)

@@ -116,7 +116,9 @@ def _from_matpower(path: Path) -> Case:
     network = matpower.to_network(data)
     meta: dict[str, Any] = {"name": network.name, "source": str(path)}
     if data.gencost is None:
-        return Case(network, feeder_orders(network), None, meta | {"defaults": f"no costs in the file: {FEEDER_DEFAULTS}"})
+        return Case(
+            network, feeder_orders(network), None, meta | {"defaults": f"no costs in the file: {FEEDER_DEFAULTS}"}
+        )
     orders, costs = matpower.to_orders(data, network)
     return Case(network, orders, None, meta | costs | {"defaults": f"offers from gencost; {FIRM_DEFAULTS}"})
 
@@ -128,7 +130,9 @@ def _from_pandapower(path: Path) -> Case:
     network = from_pandapower(net)
     meta: dict[str, Any] = {"name": network.name, "source": str(path)}
     if len(net.poly_cost) + len(net.pwl_cost) == 0:
-        return Case(network, feeder_orders(network), None, meta | {"defaults": f"no costs in the file: {FEEDER_DEFAULTS}"})
+        return Case(
+            network, feeder_orders(network), None, meta | {"defaults": f"no costs in the file: {FEEDER_DEFAULTS}"}
+        )
     offers, costs = offers_from_pandapower(net, network)
     orders = offers.merge(firm_orders(network))
     return Case(network, orders, None, meta | costs | {"defaults": f"offers from its costs; {FIRM_DEFAULTS}"})

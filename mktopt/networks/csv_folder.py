@@ -53,7 +53,7 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     """Contents of `network.toml` in `folder`, checked: raises DataError for unknown or missing keys."""
     folder = Path(folder)
     path = folder / "network.toml"
-    hint = "it must at least say: source_bus = \"...\""
+    hint = 'it must at least say: source_bus = "..."'
     if not folder.is_dir():
         raise DataError(Fault(str(folder), "no such folder", hint="check the path"))
     try:

@@ -68,7 +68,7 @@ class Curves:
         worth = self.start * x + 0.5 * self.slope * x * x
         return np.bincount(self.owner, weights=worth, minlength=self.rows).astype(float)
 
-    def marginal(self, quantity_kw: npt.ArrayLike, tolerance_kw: float = 0.0) -> FloatArray:
+    def marginal(self, quantity_kw: npt.ArrayLike, tolerance_kw: npt.ArrayLike = 0.0) -> FloatArray:
         """Price of the last accepted unit at `quantity_kw` [$/kWh], shape (rows,); of the first where nothing is.
 
         At a jump of the curve the last accepted unit counts; `tolerance_kw` keeps a rounding error beyond a jump

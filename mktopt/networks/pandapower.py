@@ -26,6 +26,16 @@ from mktopt.networks.names import element_names, unique_names
 from mktopt.networks.network import Network
 from mktopt.networks.orders import Orders
 from mktopt.networks.pandapower_export import to_pandapower
+from mktopt.networks.pandapower_tables import (
+    constant_impedance,
+    controllable,
+    impedances,
+    line_shunts,
+    lines,
+    loads,
+    shunts,
+    switches,
+)
 from mktopt.networks.pandapower_trafo import transformers
 
 __all__ = ["from_pandapower", "offers_from_pandapower", "read_json", "to_pandapower"]
@@ -37,8 +47,6 @@ REFUSED = (
     "trafo3w", "xward", "motor", "dcline", "asymmetric_load", "asymmetric_sgen", "svc", "ssc", "tcsc", "vsc",
     "line_dc", "b2b_vsc", "bi_vsc",
 )  # fmt: skip
-# pandapower's converters write 99999 (kA or MVA) where a branch has no limit.
-NO_LIMIT = 99999.0
 
 
 def from_pandapower(net: Any, name: str | None = None) -> Network:
@@ -55,19 +63,18 @@ def from_pandapower(net: Any, name: str | None = None) -> Network:
     buses = _buses(net)
     names = buses["bus"]
     source = _source(net)
-    parts = [_lines(net, names), _impedances(net, names), _switches(net, names)]
+    parts = [lines(net, names), impedances(net, names), switches(net, names)]
     trafos, iron = transformers(net, names)
     branches = pd.concat([part for part in [parts[0], trafos, *parts[1:]] if len(part)], ignore_index=True)
     if len(branches):
         branches["branch"] = unique_names(list(branches["branch"]))
     else:
         branches = pd.DataFrame(columns=["branch", "from_bus", "to_bus", "r_ohm", "x_ohm"])
-    loads, shunts = _loads(net, names), _shunts(net, names)
     return Network(
         buses=buses.reset_index(drop=True),
         branches=branches,
-        loads=loads[["load", "bus", "p_kw", "q_kvar"]],
-        shunts=_summed(pd.concat([shunts, iron, _constant_impedance(net, names), _line_losses(net, names)])),
+        loads=loads(net, names),
+        shunts=_summed(pd.concat([shunts(net, names), iron, constant_impedance(net, names), line_shunts(net, names)])),
         source_bus=str(names[source["bus"]]),
         source_v_pu=float(source["vm_pu"]),
         name=name or str(net.get("name") or "pandapower"),
@@ -106,7 +113,7 @@ def offers_from_pandapower(net: Any, network: Network) -> tuple[Orders, dict[str
     for table in ("ext_grid", "gen", "sgen"):
         frame = net[table]
         frame = frame[frame["in_service"].astype(bool) & frame["bus"].isin(names.index)]
-        frame = frame[_controllable(frame)] if table == "sgen" else frame
+        frame = frame[controllable(frame)] if table == "sgen" else frame
         labels = element_names(frame, table)
         for index, row in frame.iterrows():
             low, high = _limits(row, table, wide)
@@ -204,172 +211,6 @@ def _source(net: Any) -> Any:
             return active.iloc[0]
     hint = "add an ext_grid, or a gen with slack=True"
     raise DataError(Fault("pandapower.ext_grid", "the net has no source in service", hint=hint))
-
-
-def _open_ends(net: Any, kind: str) -> set[int]:
-    """Indices of the elements behind an open switch (`kind` l: lines, t: transformers)."""
-    switch = net.switch
-    found = switch[(switch["et"] == kind) & ~switch["closed"].astype(bool)]["element"]
-    return {int(element) for element in found}
-
-
-def _between(frame: pd.DataFrame, names: pd.Series[Any], start: str, end: str) -> pd.DataFrame:
-    """The rows of `frame` whose two buses are both in service."""
-    return frame[frame[start].isin(names.index) & frame[end].isin(names.index)]
-
-
-def _lines(net: Any, names: pd.Series[Any]) -> pd.DataFrame:
-    frame = _between(net.line, names, "from_bus", "to_bus")
-    km, parallel = frame["length_km"].to_numpy(float), frame["parallel"].to_numpy(float)
-    kv = net.bus.loc[frame["from_bus"], "vn_kv"].to_numpy(float)
-    ampere = 1000.0 * frame["max_i_ka"].fillna(np.inf).to_numpy(float)
-    loading = frame.get("max_loading_percent", pd.Series(100.0, index=frame.index)).fillna(100.0).to_numpy(float)
-    rating = units.amperes_to_kva(ampere * frame["df"].to_numpy(float) * parallel * loading / 100.0, kv)
-    return pd.DataFrame({
-        "branch": element_names(frame, "line").to_numpy(),
-        "from_bus": names[frame["from_bus"]].to_numpy(),
-        "to_bus": names[frame["to_bus"]].to_numpy(),
-        "r_ohm": frame["r_ohm_per_km"].to_numpy(float) * km / parallel,
-        "x_ohm": frame["x_ohm_per_km"].to_numpy(float) * km / parallel,
-        "b_us": 2e-3 * np.pi * net.f_hz * frame["c_nf_per_km"].to_numpy(float) * km * parallel,
-        "ratio": 1.0,
-        "shift_deg": 0.0,
-        "rating_kva": np.where(ampere >= 1000.0 * NO_LIMIT, np.inf, rating),
-        "length_km": km,
-        "kind": "line",
-        "in_service": frame["in_service"].to_numpy(bool) & ~frame.index.isin(list(_open_ends(net, "l"))),
-    })  # fmt: skip
-
-
-def _line_losses(net: Any, names: pd.Series[Any]) -> pd.DataFrame:
-    """Shunt conductance of lines in service as shunts, half at each end."""
-    frame = _between(net.line, names, "from_bus", "to_bus")
-    active = frame["in_service"].to_numpy(bool) & ~frame.index.isin(list(_open_ends(net, "l")))
-    frame = frame[active & (frame["g_us_per_km"].to_numpy(float) != 0)]
-    kv = net.bus.loc[frame["from_bus"], "vn_kv"].to_numpy(float)
-    g_us = frame["g_us_per_km"].to_numpy(float) * frame["length_km"].to_numpy(float) * frame["parallel"].to_numpy(float)
-    half = units.us_to_pu(g_us, kv) / 2.0
-    ends = np.r_[names[frame["from_bus"]].to_numpy(), names[frame["to_bus"]].to_numpy()]
-    return pd.DataFrame({"bus": ends, "g_kw": np.r_[half, half], "b_kvar": 0.0})
-
-
-def _impedances(net: Any, names: pd.Series[Any]) -> pd.DataFrame:
-    frame = _between(net.impedance, names, "from_bus", "to_bus")
-    one_way = (frame["rft_pu"] != frame["rtf_pu"]) | (frame["xft_pu"] != frame["xtf_pu"])
-    shunted = frame.filter(regex=r"^[gb][ft]_pu$").fillna(0.0).to_numpy(float).any(axis=1)
-    wrong = (one_way.to_numpy() | shunted) & frame["in_service"].to_numpy(bool)
-    if wrong.any():
-        hint = "only symmetrical impedances without shunt part can be taken"
-        raise DataError(Fault("pandapower.impedance", "not symmetrical", frame.index[wrong][0], hint=hint))
-    kv = net.bus.loc[frame["from_bus"], "vn_kv"].to_numpy(float)
-    base_kva = units.KW_PER_MW * frame["sn_mva"].to_numpy(float)
-    z = [frame[key].to_numpy(float) * units.base_ohm(kv) / base_kva for key in ("rft_pu", "xft_pu")]
-    return pd.DataFrame({
-        "branch": element_names(frame, "impedance").to_numpy(),
-        "from_bus": names[frame["from_bus"]].to_numpy(),
-        "to_bus": names[frame["to_bus"]].to_numpy(),
-        "r_ohm": z[0],
-        "x_ohm": z[1],
-        "b_us": 0.0,
-        "ratio": 1.0,
-        "shift_deg": 0.0,
-        "rating_kva": np.inf,
-        "length_km": np.nan,
-        "kind": "line",
-        "in_service": frame["in_service"].to_numpy(bool),
-    })  # fmt: skip
-
-
-def _switches(net: Any, names: pd.Series[Any]) -> pd.DataFrame:
-    """Bus-bus switches as branches; an impedance splits as pandapower does it (r = 2 x)."""
-    frame = _between(net.switch[net.switch["et"] == "b"], names, "bus", "element")
-    z = frame.get("z_ohm", pd.Series(0.0, index=frame.index)).fillna(0.0).to_numpy(float)
-    return pd.DataFrame({
-        "branch": element_names(frame, "switch").to_numpy(),
-        "from_bus": names[frame["bus"]].to_numpy(),
-        "to_bus": names[frame["element"]].to_numpy(),
-        "r_ohm": z * 2.0 / np.sqrt(5.0),
-        "x_ohm": z / np.sqrt(5.0),
-        "b_us": 0.0,
-        "ratio": 1.0,
-        "shift_deg": 0.0,
-        "rating_kva": np.inf,
-        "length_km": np.nan,
-        "kind": "switch",
-        "in_service": frame["closed"].to_numpy(bool),
-    })  # fmt: skip
-
-
-def _controllable(frame: pd.DataFrame) -> pd.Series[Any]:
-    if "controllable" not in frame:
-        return pd.Series(False, index=frame.index)
-    return frame["controllable"].map(lambda value: value == True).astype(bool)  # noqa: E712 - may be NaN or None
-
-
-def _active(net: Any, table: str, names: pd.Series[Any]) -> pd.DataFrame:
-    frame = net[table]
-    return frame[frame["in_service"].astype(bool) & frame["bus"].isin(names.index)]
-
-
-def _load_share(frame: pd.DataFrame, kind: str, quantity: str) -> FloatArray:
-    """Share of a load that is of constant `kind` (z, i), in `quantity` p or q, from the columns of any version."""
-    for column in (f"const_{kind}_{quantity}_percent", f"const_{kind}_percent"):
-        if column in frame:
-            return frame[column].fillna(0.0).to_numpy(float) / 100.0
-    return np.zeros(len(frame))
-
-
-def _loads(net: Any, names: pd.Series[Any]) -> pd.DataFrame:
-    """Loads, wards, storages, and as negative loads the static generators that are not controllable."""
-    parts = []
-    columns = {"load": ("p_mw", "q_mvar", 1.0), "sgen": ("p_mw", "q_mvar", -1.0), "storage": ("p_mw", "q_mvar", 1.0),
-               "ward": ("ps_mw", "qs_mvar", 1.0)}  # fmt: skip
-    for table, (p, q, sign) in columns.items():
-        frame = _active(net, table, names)
-        if table == "sgen":
-            frame = frame[~_controllable(frame)]
-        factor = sign * units.KW_PER_MW * frame.get("scaling", pd.Series(1.0, index=frame.index)).to_numpy(float)
-        kept = [np.ones(len(frame)), np.ones(len(frame))]
-        if table == "load":
-            kept = [1.0 - _load_share(frame, "z", "p"), 1.0 - _load_share(frame, "z", "q")]
-            current = int(((_load_share(frame, "i", "p") != 0) | (_load_share(frame, "i", "q") != 0)).sum())
-            if current:
-                text = f"{current} loads are partly of constant current; they are taken as constant power"
-                warnings.warn(text, NetworkWarning, stacklevel=4)
-        parts.append(pd.DataFrame({
-            "load": element_names(frame, table).to_numpy(),
-            "bus": names[frame["bus"]].to_numpy(),
-            "p_kw": factor * kept[0] * frame[p].to_numpy(float),
-            "q_kvar": factor * kept[1] * frame[q].to_numpy(float),
-        }))  # fmt: skip
-    loads = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
-    loads["load"] = unique_names(list(loads["load"]))
-    return loads
-
-
-def _shunts(net: Any, names: pd.Series[Any]) -> pd.DataFrame:
-    shunt, ward = _active(net, "shunt", names), _active(net, "ward", names)
-    table = shunt.get("step_dependency_table", pd.Series(False, index=shunt.index)).fillna(False).astype(bool)
-    if table.any():
-        hint = "write its p_mw and q_mvar at the present step"
-        raise DataError(Fault("pandapower.shunt", "shunts with a characteristic table", shunt.index[table][0], hint=hint))
-    kv = net.bus.loc[shunt["bus"], "vn_kv"].to_numpy(float)
-    rated = np.where(shunt["vn_kv"].isna(), kv, shunt["vn_kv"].to_numpy(float))
-    factor = units.KW_PER_MW * shunt["step"].to_numpy(float) * (kv / rated) ** 2
-    return pd.DataFrame({
-        "bus": np.r_[names[shunt["bus"]].to_numpy(), names[ward["bus"]].to_numpy()],
-        "g_kw": np.r_[factor * shunt["p_mw"].to_numpy(float), units.KW_PER_MW * ward["pz_mw"].to_numpy(float)],
-        "b_kvar": -np.r_[factor * shunt["q_mvar"].to_numpy(float), units.KW_PER_MW * ward["qz_mvar"].to_numpy(float)],
-    })  # fmt: skip
-
-
-def _constant_impedance(net: Any, names: pd.Series[Any]) -> pd.DataFrame:
-    """The part of loads that is a constant impedance, as shunts."""
-    frame = _active(net, "load", names)
-    factor = units.KW_PER_MW * frame["scaling"].to_numpy(float)
-    p = factor * frame["p_mw"].to_numpy(float) * _load_share(frame, "z", "p")
-    q = factor * frame["q_mvar"].to_numpy(float) * _load_share(frame, "z", "q")
-    return pd.DataFrame({"bus": names[frame["bus"]].to_numpy(), "g_kw": p, "b_kvar": -q})
 
 
 def _summed(shunts: pd.DataFrame) -> pd.DataFrame:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 # What pandapower's own converters write for "no limit" [kA, MVA].
 NO_LIMIT = 99999.0
-# A regulator without impedance gets this much, because pandapower divides by it [p.u. of 1 MVA].
-LEAST_Z = 1e-7
+# A branch without reactance gets this much, because pandapower divides by it [p.u. of 1 MVA].
+LEAST_X = 1e-7
 
 
 def to_pandapower(network: Network) -> Any:
@@ -75,13 +75,15 @@ def _switches(pp: Any, net: Any, frame: pd.DataFrame) -> None:
 def _lines(pp: Any, net: Any, frame: pd.DataFrame) -> None:
     km = frame["length_km"].where(frame["length_km"] > 0, 1.0).to_numpy()
     ampere = units.kva_to_amperes(frame["rating_kva"], frame["from_kv"])
+    least = units.pu_to_ohm(LEAST_X, frame["from_kv"], units.KW_PER_MW)
+    x = np.where(frame["x_ohm"] == 0, least, frame["x_ohm"])
     pp.create_lines_from_parameters(
         net,
         frame["start"].to_numpy(),
         frame["end"].to_numpy(),
         length_km=km,
         r_ohm_per_km=frame["r_ohm"].to_numpy() / km,
-        x_ohm_per_km=frame["x_ohm"].to_numpy() / km,
+        x_ohm_per_km=x / km,
         c_nf_per_km=frame["b_us"].to_numpy() / km * 1e3 / (2.0 * np.pi * net.f_hz),
         max_i_ka=np.where(np.isfinite(ampere), ampere / 1000.0, NO_LIMIT),
         max_loading_percent=100.0,
@@ -96,7 +98,9 @@ def _transformers(pp: Any, net: Any, frame: pd.DataFrame) -> None:
     ratio = frame["ratio"].to_numpy()
     z = frame["r_ohm"].to_numpy() + 1j * frame["x_ohm"].to_numpy()
     percent = 100.0 * z * ratio**2 * rated / units.base_ohm(frame["from_kv"])
-    size = np.maximum(np.abs(percent), 100.0 * LEAST_Z * rated / units.KW_PER_MW) * np.where(percent.imag < 0, -1.0, 1.0)
+    least = 100.0 * LEAST_X * rated / units.KW_PER_MW
+    x = np.where(percent.imag == 0, least, percent.imag)
+    size = np.hypot(percent.real, x) * np.sign(x)
     pp.create_transformers_from_parameters(
         net,
         frame["start"].to_numpy(),
@@ -119,7 +123,7 @@ def _transformers(pp: Any, net: Any, frame: pd.DataFrame) -> None:
         buses = np.r_[charged["start"].to_numpy(), charged["end"].to_numpy()]
         mvar = np.r_[half, half / charged["ratio"].to_numpy() ** 2]
         names = np.r_[charged["branch"].to_numpy(), charged["branch"].to_numpy()] + " charging"
-        pp.create_shunts(net, buses, q_mvar=-mvar, name=names)
+        pp.create_shunts(net, buses, q_mvar=-mvar, name=names, vn_kv=net.bus["vn_kv"].to_numpy()[buses])
 
 
 def _units(pp: Any, net: Any, network: Network) -> None:
@@ -128,5 +132,8 @@ def _units(pp: Any, net: Any, network: Network) -> None:
         pp.create_loads(net, network.bus_positions(loads["bus"]), p_mw=loads["p_kw"].to_numpy() / units.KW_PER_MW,
                         q_mvar=loads["q_kvar"].to_numpy() / units.KW_PER_MW, name=loads["load"].to_numpy())  # fmt: skip
     if len(shunts):
-        pp.create_shunts(net, network.bus_positions(shunts["bus"]), p_mw=shunts["g_kw"].to_numpy() / units.KW_PER_MW,
-                         q_mvar=-shunts["b_kvar"].to_numpy() / units.KW_PER_MW)  # fmt: skip
+        where = network.bus_positions(shunts["bus"])
+        # vn_kv explicitly: left out, some versions of pandapower take it from the wrong buses
+        pp.create_shunts(net, where, p_mw=shunts["g_kw"].to_numpy() / units.KW_PER_MW,
+                         q_mvar=-shunts["b_kvar"].to_numpy() / units.KW_PER_MW,
+                         vn_kv=network.buses["base_kv"].to_numpy()[where])  # fmt: skip

@@ -123,7 +123,7 @@ class Prosumers:
         `price` [$/kWh] broadcasts against the agents. At a price <= 0 a logarithmic agent has no limit: inf.
         """
         c = np.asarray(price, dtype=float)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             log = np.where(c > 0, self.a / np.where(c > 0, c, 1.0) - self.b, np.inf)
         return np.maximum(0.0, np.where(self.is_log, log, (self.a - c) / self.b))
 

@@ -30,8 +30,9 @@ def radial(n_buses: int, seed: int = 0) -> tuple[Network, Orders]:
 
     Bus i hangs on a random one of the 2 sqrt(n) buses before it, so that depth grows like sqrt(n). Every bus bids for
     its load with a falling price; every bus but the first offers local supply; the first, the source, offers twice the
-    whole load. Lines are about 0.3 km, shorter where the nominal load would drop the voltage by more than 5 %. Ratings leave room over the
-    flows of the market cleared without limits, but for 5 % of the lines, which are too small for them and congest.
+    whole load. Lines are about 0.3 km, shorter where the nominal load would drop the voltage by more than 5 %. Ratings
+    leave room over the flows of the market cleared without limits, but for 5 % of the lines, which are too small for
+    them and congest.
 
     n_buses: at least 2; seed: of numpy's default generator; the same pair gives the same network.
     """

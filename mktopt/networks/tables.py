@@ -6,7 +6,9 @@ numbers as float, optional columns filled) and collects a `Fault` for each cell 
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +55,8 @@ def read_table(
     if not isinstance(given, pd.DataFrame):
         problem = f"expected a pandas DataFrame, got {type(given).__name__}"
         raise DataError(Fault(table, problem, hint="pass a DataFrame with plain columns"))
+    doubled = frame.columns[frame.columns.duplicated()].unique()
+    refuse(Fault(table, "the column stands twice", column=str(name), hint="keep one") for name in doubled)
     labels = _labels(frame, key)
     _misspelt(frame, table, columns, faults)
     result: dict[str, Any] = {}
@@ -119,7 +123,7 @@ def read_csv(path: str | Path, table: str | None = None) -> pd.DataFrame:
         raise DataError(Fault(table, problem, hint="save it as 'CSV UTF-8'")) from None
     if "\x00" in text:
         raise DataError(Fault(table, "the file holds zero bytes, so it is no UTF-8 text", hint="save as 'CSV UTF-8'"))
-    rows = [row for row in csv.reader(text.splitlines(), skipinitialspace=True) if row]
+    rows = [row for row in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True) if row]
     if not rows:
         raise DataError(Fault(table, "the file is empty", hint="the first line must name the columns"))
     header = [cell.strip() for cell in rows[0]]
@@ -192,7 +196,12 @@ def _read_text(
 def _read_number(
     values: pd.Series[Any], table: str, column: Column, labels: Sequence[object], faults: list[Fault]
 ) -> np.ndarray[Any, Any]:
-    number = pd.to_numeric(values, errors="coerce").to_numpy(dtype=float)
+    number = pd.to_numeric(values, errors="coerce").to_numpy(dtype=float, na_value=np.nan, copy=True)
+    if values.dtype.kind not in "fiub":
+        # pandas rounds the last digit of some texts; float() reads back exactly what repr wrote
+        usable = np.isfinite(number)
+        with contextlib.suppress(ValueError, TypeError):
+            number[usable] = values.to_numpy(dtype=object)[usable].astype(float)
     allowed = column.missing
     problems: list[tuple[np.ndarray[Any, Any], str, str]] = []
     if values.dtype.kind in "fiu":
@@ -236,7 +245,7 @@ def _read_flag(
 ) -> np.ndarray[Any, Any]:
     if values.dtype == bool:
         return values.to_numpy()
-    text = values.map(lambda v: "" if v is None or v != v else str(v).strip().lower())
+    text = values.map(lambda v: "" if pd.isna(v) else str(v).strip().lower())
     blank = (text == "").to_numpy()
     result = text.isin(_TRUE).to_numpy() | (blank & bool(column.default))
     for position in np.flatnonzero(~text.isin(_TRUE | _FALSE).to_numpy()).tolist():

@@ -9,13 +9,13 @@ Buses and branches (those in service) are numbered as in `network.buses` and `ne
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mktopt.errors import FormulationError
-from mktopt.networks import units
+from mktopt.networks import sensitivity
 
 if TYPE_CHECKING:
     from mktopt.networks.network import Network
@@ -24,20 +24,8 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-# Entries of a dense matrix that we are willing to fill: 25 million are 200 MB.
-MAX_DENSE = 25_000_000
 # A sparse matrix takes 12 bytes an entry: 1.2 GB.
 MAX_SPARSE = 100_000_000
-# A branch whose own transfer factor is this near to 1 leaves nothing to divide by.
-_CLOSE = 1e-9
-
-
-class Sensitivity(NamedTuple):
-    """Voltage sensitivities of a radial grid, see `Topology.lindistflow`: R, X [p.u./kW], gain [-]."""
-
-    R: FloatArray
-    X: FloatArray
-    gain: FloatArray
 
 
 class Topology:
@@ -203,96 +191,22 @@ class Topology:
         Raises FormulationError where a loop of branches without reactance leaves flows open, or for a meshed grid
         too large for a dense matrix.
         """
-        if self.is_radial:
-            return self._radial_ptdf()
-        n, m = self.network.n_buses, self.network.n_branches
-        if n * m > MAX_DENSE:
-            raise FormulationError(
-                f"the PTDF matrix of {self.network.name!r} would have {m} x {n} entries (limit {MAX_DENSE:,}); "
-                "use flow 'dc', which needs no dense matrix"
-            )
-        keep = self._keep
-        rhs = np.zeros((m + n - 1, n - 1))
-        rhs[m + np.arange(n - 1), np.arange(n - 1)] = 1.0
-        matrix = np.zeros((m, n))
-        matrix[:, keep] = self._saddle(rhs)[:m]
-        matrix[np.abs(matrix) < 1e-14] = 0.0
-        return matrix
+        return sensitivity.ptdf(self)
 
     @property
-    def _keep(self) -> IntArray:
-        """All buses but the source."""
+    def other_buses(self) -> IntArray:
+        """All buses but the source, shape (n_buses - 1,)."""
         return np.delete(np.arange(self.network.n_buses), self.network.source_index)
 
-    def _radial_ptdf(self) -> Any:
-        from scipy.sparse import csr_array
-
-        network = self.network
-        child = self._keep
-        shape = (network.n_branches, network.n_buses)
-        select = csr_array((-self.parent_sign[child], (self.parent_branch[child], child)), shape=shape)
-        return select @ self.subtree
-
     @cached_property
-    def _saddle(self) -> Any:
-        """Solves [X, -A'; A, 0] [f; theta] = rhs, the source bus left out; X may hold zeros and negatives."""
-        from scipy.sparse import block_array, diags_array
-        from scipy.sparse.linalg import splu
-
-        self.refuse_open_loops()
-        incidence = self.incidence[self._keep]
-        x = units.reactance_per_kw(self.network)
-        scale = float(np.max(np.abs(x), initial=0.0)) or 1.0
-        matrix = block_array([[diags_array(x / scale), -incidence.T], [incidence, None]], format="csc")
-        try:
-            factors = splu(matrix)
-        except RuntimeError:
-            raise FormulationError(
-                f"the DC flows of {self.network.name!r} are not determined: the reactances of a loop add up to zero "
-                "(look for a series capacitor that cancels a line)"
-            ) from None
-
-        def solve(rhs: FloatArray) -> FloatArray:
-            m = self.network.n_branches
-            scaled = np.array(rhs, dtype=float)
-            scaled[:m] /= scale
-            return np.asarray(factors.solve(scaled))  # rows from m on are theta / scale
-
-        return solve
-
-    def refuse_open_loops(self) -> None:
-        """Branches without reactance share a flow in any proportion when they close a loop."""
-        zero = units.reactance_per_kw(self.network) == 0
-        if zero.sum() < 2 or self.is_radial:
-            return
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
-        network = self.network
-        n = network.n_buses
-        start, end = network.from_index[zero], network.to_index[zero]
-        parts = connected_components(coo_array((np.ones(len(start)), (start, end)), shape=(n, n)), directed=False)[0]
-        if len(start) == n - parts:
-            return
-        import networkx as nx
-
-        names = network.lines["branch"].to_numpy()[zero]
-        graph = nx.MultiGraph()
-        graph.add_edges_from(zip(start.tolist(), end.tolist(), names, strict=True))
-        loop = [str(edge[2]) for edge in nx.find_cycle(graph)]
-        raise FormulationError(
-            f"the DC flows of {network.name!r} are not determined: branches without reactance form a loop: "
-            f"{' - '.join(loop)} (give one of them a reactance, or take it out of service)"
-        )
+    def dc_solver(self) -> sensitivity.Solve:
+        """Solver of the DC equations with the source left out, factorised once (see `sensitivity.dc_solver`)."""
+        return sensitivity.dc_solver(self)
 
     @cached_property
     def shift_flow_kw(self) -> FloatArray:
         """Flow of each branch that the phase shifters drive at zero injection [kW], shape (n_branches,)."""
-        m, n = self.network.n_branches, self.network.n_buses
-        shift = units.shift_rad(self.network)
-        if self.is_radial or not shift.any():
-            return np.zeros(m)
-        return np.asarray(self._saddle(np.r_[-shift, np.zeros(n - 1)])[:m])
+        return sensitivity.shift_flow_kw(self)
 
     # -- outages --------------------------------------------------------------------------------------------
 
@@ -321,40 +235,12 @@ class Topology:
 
         The column of a bridge is NaN: without it the grid falls apart and no flow replaces the lost one.
         """
-        m = self.network.n_branches
-        if m * m > MAX_DENSE:
-            raise FormulationError(
-                f"the LODF matrix of {self.network.name!r} would have {m} x {m} entries (limit {MAX_DENSE:,})"
-            )
-        if self.is_radial:
-            return np.full((m, m), np.nan)
-        transfer = np.asarray(self.incidence.T.dot(self.ptdf.T)).T
-        left = 1.0 - np.diag(transfer)
-        lost = self.bridge_mask
-        stiff = ~lost & (np.abs(left) < _CLOSE)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            matrix = transfer / left
-        matrix[:, lost] = np.nan
-        for branch in np.flatnonzero(stiff):
-            matrix[:, branch] = self._outage_column(int(branch))
-        matrix[np.arange(m), np.arange(m)] = np.where(lost, np.nan, -1.0)
-        return matrix
-
-    def _outage_column(self, branch: int) -> FloatArray:
-        """Column of the LODF from the grid without `branch`; needed where the branch takes all of a transfer
-        although other ways exist, because it has no reactance and they do."""
-        network = self.network
-        name = network.lines["branch"].iloc[branch]
-        rest = network.replace(branches=network.lines[network.lines["branch"] != name])
-        column = np.zeros(network.n_branches)
-        others = np.arange(network.n_branches) != branch
-        column[others] = rest.topology.ptdf @ self.incidence[:, [branch]].toarray().ravel()
-        return column
+        return sensitivity.lodf(self)
 
     # -- voltages -------------------------------------------------------------------------------------------
 
     @cached_property
-    def lindistflow(self) -> Sensitivity:
+    def lindistflow(self) -> sensitivity.Sensitivity:
         """R, X and gain of the linear DistFlow equations of a radial grid:
 
             v2 = gain v2_source + R p + X q,
@@ -365,27 +251,7 @@ class Topology:
         n_buses). Injections are constant here: charging and shunts enter through p and q.
         Reference: Baran and Wu, IEEE Trans. Power Delivery 4 (1989).
         """
-        from scipy.sparse import diags_array
-
-        self.refuse_loops("the LinDistFlow sensitivity")
-        n = self.network.n_buses
-        if n * n > MAX_DENSE:
-            raise FormulationError(
-                f"R and X of {self.network.name!r} would have {n} x {n} entries each (limit {MAX_DENSE:,}); "
-                "use flow 'lindistflow', which needs no dense matrix"
-            )
-        gain = self.voltage_gain
-        # The flow of a subtree passes z on the side of the from-bus: before the ratio if the branch points
-        # away from the source, behind it otherwise.
-        before = gain[np.where(self.parent_sign > 0, self.parent, np.arange(n))]
-        tree = self.subtree
-        result = []
-        for per_kw in (units.resistance_pu_per_kw(self.network), units.reactance_pu_per_kvar(self.network)):
-            drop = np.zeros(n)
-            drop[self._keep] = 2.0 * per_kw[self.parent_branch[self._keep]] / before[self._keep]
-            common = tree.T @ (diags_array(drop) @ tree)
-            result.append(gain[:, None] * common.toarray())
-        return Sensitivity(result[0], result[1], gain)
+        return sensitivity.lindistflow(self)
 
     @cached_property
     def voltage_gain(self) -> FloatArray:
@@ -408,4 +274,4 @@ class Topology:
     @property
     def no_load_v_pu(self) -> FloatArray:
         """Voltage of each bus at no load [p.u.], along the spanning tree; a safe start of a power flow, (n_buses,)."""
-        return self.network.source_v_pu * np.sqrt(self.voltage_gain)
+        return np.asarray(self.network.source_v_pu * np.sqrt(self.voltage_gain))
