@@ -7,15 +7,16 @@ faulty cell is blanked, a faulty order set aside) and the rest is read again, un
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import pandas as pd
 
-import mktopt.scenario as scenario
+from mktopt.describing import describe
 from mktopt.errors import DataError, Fault, MktoptError
 from mktopt.networks.cases import load_case
 from mktopt.networks.csv_folder import REQUIRED, TABLES, read_settings
@@ -23,10 +24,9 @@ from mktopt.networks.network import Network
 from mktopt.networks.orders import Orders
 from mktopt.networks.prosumers import Prosumers
 from mktopt.networks.tables import Column, read_csv, read_table, unknown_values
+from mktopt.scenario import FILE, Scenario, parse
 
 T = TypeVar("T")
-# Loads this many times above the ratings around them are not overload but another unit.
-SUSPICIOUS = 10.0
 
 
 @dataclass
@@ -45,10 +45,10 @@ def check(target: str, network: Network | None = None) -> list[Finding]:
     network: what orders are checked against where they do not lie in the folder of one.
     """
     path = Path(target)
-    if path.name == scenario.FILE or (path.suffix == ".toml" and path.name != "network.toml"):
+    if path.name == FILE or (path.suffix == ".toml" and path.name != "network.toml"):
         return check_scenario(path)
-    if path.is_dir() and (path / scenario.FILE).exists():
-        return check_scenario(path / scenario.FILE)
+    if path.is_dir() and (path / FILE).exists():
+        return check_scenario(path / FILE)
     if path.name == "network.toml" or path.name in {f"{table}.csv" for table in TABLES}:
         path = path.parent
     if path.is_dir():
@@ -66,7 +66,7 @@ def check(target: str, network: Network | None = None) -> list[Finding]:
 
 def check_scenario(path: Path) -> list[Finding]:
     """Findings of a scenario.toml, of its network and of its orders."""
-    plan, faults = scenario.parse(path)
+    plan, faults = parse(path)
     own = Finding(str(path), f"scenario of mechanism '{plan.mechanism}'", faults)
     if not path.is_file():
         return [own]
@@ -87,7 +87,7 @@ def check_scenario(path: Path) -> list[Finding]:
     return [own, *findings, *([check_participants(orders, timed)] if orders else [])]
 
 
-def _loose_orders(plan: scenario.Scenario) -> list[Finding]:
+def _loose_orders(plan: Scenario) -> list[Finding]:
     orders = plan.orders_source()
     return [check_participants(orders, None)] if orders else []
 
@@ -95,10 +95,10 @@ def _loose_orders(plan: scenario.Scenario) -> list[Finding]:
 def check_case(target: str) -> Finding:
     """The finding of a named case, a MATPOWER `.m` or a pandapower `.json` file, with the orders of its costs."""
     found = Finding(target)
-    case = _caught(found.faults, target, lambda: load_case(target))
+    with _warnings_to(found):
+        case = _caught(found.faults, target, lambda: load_case(target))
     if case is not None:
         found.what = describe(case.network)
-        found.warnings = suspicions(case.network)
         if case.orders is not None:
             found.what += f"; {describe(case.orders)}"
             _caught(found.faults, target, lambda: case.orders.check(case.network) if case.orders else None)
@@ -111,10 +111,12 @@ def check_case(target: str) -> Finding:
 def check_folder(folder: Path) -> tuple[list[Finding], Network | None]:
     """The finding of a network's folder, and the network itself where it has no fault."""
     found = Finding(str(folder))
-    network = _network(folder, found.faults)
+    with _warnings_to(found):
+        network = _network(folder, found.faults)
+    files = dict(zip(TABLES, (f"{table}.csv" for table in TABLES), strict=True)) | {"network": "network.toml"}
+    found.faults = [replace(fault, table=files.get(fault.table, fault.table)) for fault in found.faults]
     if network is not None:
         found.what = describe(network)
-        found.warnings = suspicions(network)
     return [found], network
 
 
@@ -130,11 +132,11 @@ def _network(folder: Path, faults: list[Fault]) -> Network | None:
             frame = _caught(faults, file.name, lambda file=file: read_csv(file, file.name))  # type: ignore[misc]
             if frame is not None:
                 raw[table] = frame
-    mended = {table: _mended(frame, table, TABLES[table], faults) for table, frame in raw.items()}
+    mended: dict[str, Any] = {table: _mended(frame, table, TABLES[table], faults) for table, frame in raw.items()}
     if any(table not in mended for table in REQUIRED) or any(frame is None for frame in mended.values()):
         return None  # without names nothing can be held against anything
     settings = settings or {}
-    source = settings.get("source_bus", next(iter(mended["buses"]["bus"]), ""))  # type: ignore[index]
+    source = settings.get("source_bus", next(iter(mended["buses"]["bus"]), ""))
     optional = {key: settings[key] for key in ("source_v_pu", "hours", "name") if key in settings}
     before = [*faults]
     try:
@@ -179,24 +181,6 @@ def _follows(fault: Fault, before: Sequence[Fault]) -> bool:
     return fault.column not in names and any((o.table, o.row) == (fault.table, fault.row) for o in before)
 
 
-def suspicions(network: Network) -> list[str]:
-    """What looks like a wrong unit: loads on average ten times above the rating of the strongest branch at their bus."""
-    strongest = np.zeros(network.n_buses)
-    rating = network.lines["rating_kva"].to_numpy()
-    np.maximum.at(strongest, network.from_index, rating)
-    np.maximum.at(strongest, network.to_index, rating)
-    loaded = (network.load_kw != 0) & np.isfinite(strongest) & (strongest > 0)
-    if not loaded.any():
-        return []
-    load, limit = np.abs(network.load_kw[loaded]).mean(), strongest[loaded].mean()
-    if load <= SUSPICIOUS * limit:
-        return []
-    return [
-        f"the mean load of {network.name!r} is {load:,.4g} kW, {load / limit:,.0f} times the mean rating of the branches "
-        f"at the loads ({limit:,.4g} kVA): is p_kw given in W, or rating_kva in MVA?"
-    ]
-
-
 # -- orders -------------------------------------------------------------------------------------------------
 
 
@@ -211,18 +195,30 @@ def check_participants(path: Path, network: Network | None) -> Finding:
         if prosumers is not None:
             found.what = f"{len(prosumers)} prosumers"
             if network is not None:
-                unknown_values(prosumers.table, "prosumers", "agent", "bus", network.buses["bus"], found.faults, "buses")
+                buses = network.buses["bus"]
+                unknown_values(prosumers.table, path.name, "agent", "bus", buses, found.faults, "buses")
         return found
     if len(frame) == 0:
         _caught(found.faults, path.name, lambda: Orders.from_csv(path))
         return found
     orders = _orders(frame, found.faults, network)
-    if orders is not None and not found.faults:
-        against = f", checked against network '{network.name}'" if network else ""
-        found.what = describe(orders) + against
-    elif network is None and not found.faults:
-        found.what = "orders"
+    found.faults = _in_file(found.faults, path.name, frame)
+    if orders is not None:
+        found.what = describe(orders) + (f", checked against network '{network.name}'" if network else "")
     return found
+
+
+def _in_file(faults: Sequence[Fault], file: str, frame: pd.DataFrame) -> list[Fault]:
+    """`faults` in the words of the file that holds them: its name, and the line of an order without a name."""
+    nameless: Iterator[int] = iter(())
+    if "order" in frame:
+        nameless = (position + 2 for position, name in enumerate(frame["order"]) if not str(name).strip())
+    result = []
+    for fault in faults:
+        blank = fault.column == "order" and fault.row is not None and not str(fault.row).strip()
+        row = f"line {next(nameless, '?')}" if blank else fault.row
+        result.append(replace(fault, table=file, row=row))
+    return result
 
 
 def _orders(frame: pd.DataFrame, faults: list[Fault], network: Network | None) -> Orders | None:
@@ -277,19 +273,14 @@ def _unknown_buses(rows: pd.DataFrame, network: Network, faults: list[Fault]) ->
     faults += [fault for fault in new if (str(fault.row), fault.column) not in seen]
 
 
-# -- words --------------------------------------------------------------------------------------------------
-
-
-def describe(thing: Network | Orders) -> str:
-    """What a network or orders are, in one line."""
-    if isinstance(thing, Network):
-        shape = "radial" if thing.topology.is_radial else "meshed"
-        return (
-            f"network '{thing.name}': {thing.n_buses} buses, {thing.n_branches} branches in service ({shape}), "
-            f"{len(thing.loads)} loads, {len(thing.hours)} period(s)"
-        )
-    bids = int(thing.is_bid.sum())
-    return f"{bids} bids and {len(thing) - bids} offers"
+@contextmanager
+def _warnings_to(finding: Finding) -> Iterator[None]:
+    """Collects what the readers warn of, each text once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        yield
+    finding.warnings += dict.fromkeys(str(item.message) for item in caught)
 
 
 def _caught(faults: list[Fault], name: str, read: Callable[[], T]) -> T | None:

@@ -1,16 +1,16 @@
 """A scenario: which market to clear on which grid, as a `scenario.toml` beside its CSV files.
 
-    network   = "."            # a named case, or a path relative to this file; "." is this folder
-    orders    = "orders.csv"   # left out: orders.csv where there is one, else the default orders of the network
-    mechanism = "surplus"
-    flow      = "transport"    # or a table: flow = {name = "dc"}
-    solver    = "clarabel"     # left out: the one that suits the problem
-    hours     = [1.0, 1.0]     # left out: those of the network
-    seed      = 1              # for what is drawn at random
-    [options]                  # of the mechanism
-    pricing   = "nodal"
-    [solver_options]           # of the solver
-    time_limit = 60
+network   = "."            # a named case, or a path relative to this file; "." is this folder
+orders    = "orders.csv"   # left out: orders.csv where there is one, else the default orders of the network
+mechanism = "surplus"
+flow      = "transport"    # or a table: flow = {name = "dc"}
+solver    = "clarabel"     # left out: the one that suits the problem
+hours     = [1.0, 1.0]     # left out: those of the network
+seed      = 1              # for what is drawn at random
+[options]                  # of the mechanism
+pricing   = "nodal"
+[solver_options]           # of the solver
+time_limit = 60
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from mktopt.networks.cases import case_names, load_case, load_network
 from mktopt.networks.network import Network
 from mktopt.networks.orders import Orders
 from mktopt.networks.prosumers import Prosumers
+from mktopt.words import parse_flow
 
 if TYPE_CHECKING:
     from mktopt.clearing.result import Clearing
@@ -132,7 +133,12 @@ class Scenario:
             participants = _in_every_period(participants, len(case.network.hours), len(network.hours))
         return Market(network, participants, str(case.meta.get("defaults", "those of the network")))
 
+    def load_network(self) -> Network:
+        """Reads the network alone; raises DataError or UnknownNameError."""
+        return self.timed(load_network(self.network_source()))
+
     def timed(self, network: Network) -> Network:
+        """`network` with the hours of this scenario, if it has some."""
         return network if self.hours is None else network.replace(hours=self.hours)
 
     def clear(self, market: Market) -> Clearing:
@@ -164,6 +170,8 @@ class Scenario:
         ):
             try:
                 check()
+            except DataError as error:
+                faults += error.faults
             except MktoptError as error:
                 faults.append(Fault(self.table, str(error), column=column))
         if self.solver is not None and self.solver not in SOLVERS:
@@ -241,63 +249,3 @@ def parse(path: Path) -> tuple[Scenario, list[Fault]]:
 def _nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return (f"did you mean '{close[0]}'? " if close else "") + f"known: {', '.join(known)}"
-
-
-# -- words of the command line ------------------------------------------------------------------------------
-
-
-def parse_value(text: str) -> Any:
-    """A word as what it looks like: true/false, a whole number, a number, else text."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def parse_pairs(words: Iterable[str], what: str) -> dict[str, Any]:
-    """`name=value` words as a dict; raises MktoptError for a word without `=`."""
-    pairs: dict[str, Any] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name.strip():
-            raise MktoptError(f"{what}: {word!r} is not name=value; write for example exact=true")
-        pairs[name.strip().replace("-", "_")] = parse_value(value.strip())
-    return pairs
-
-
-def parse_flow(text: str) -> tuple[str, dict[str, Any]]:
-    """Name and options of a flow written as `name` or `name:option=value,option=value`."""
-    name, colon, rest = text.partition(":")
-    return name, parse_pairs(rest.split(","), f"option of flow '{name}'") if colon else {}
-
-
-def parse_words(words: Iterable[str], known: Iterable[str]) -> tuple[list[str], dict[str, Any]]:
-    """Plain words, and `--name value` or `--name=value` pairs of a mechanism, out of what no declared option took.
-
-    known: the declared options, to which a misspelt name is compared when a mechanism does not have it either.
-    """
-    plain: list[str] = []
-    options: dict[str, Any] = {}
-    pending: str | None = None
-    for word in words:
-        if word.startswith("--"):
-            if pending is not None:
-                options[pending] = True
-            name, equals, value = word[2:].partition("=")
-            name = name.replace("-", "_")
-            pending = None if equals else name
-            if equals:
-                options[name] = parse_value(value)
-        elif pending is not None:
-            options[pending], pending = parse_value(word), None
-        elif word.startswith("-") and len(word) > 1:
-            raise unknown_name("option", word, known)
-        else:
-            plain.append(word)
-    if pending is not None:
-        options[pending] = True
-    return plain, options

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -35,6 +36,7 @@ P = ParamSpec("P")
 
 # Decimals of a column, by the end of its name; more where its greatest number is small.
 DECIMALS = {"price": 4, "price_end": 4, "payment": 2, "dual": 4, "v_pu": 4, "loading_percent": 1, "_kw": 2}
+LONG_NAME = 24  # longer names in the first column are folded where the terminal is narrow
 UNITS = {"price": "$/kWh", "order_price": "$/kWh", "payment": "$"}
 
 
@@ -75,13 +77,18 @@ def say(message: str, style: str = "") -> None:
     Terminal(stderr=True, highlight=False).print(Text(message, style=style), soft_wrap=True)
 
 
+def say_plainly(message: str) -> None:
+    """One message to stdout, as it is."""
+    stdout().print(Text(message), soft_wrap=True)
+
+
 def complain(error: BaseException, label: str = "error") -> None:
     """The error on stderr, with a traceback where one is wanted."""
     if debugging():
         traceback.print_exception(error)
     message = str(error)
-    if isinstance(error, DataError) and len(error.faults) > 10:
-        message += "\n`mktopt check` lists them all"
+    if isinstance(error, DataError) and len(error.faults) > 1:
+        message += "\n`mktopt check` names every fault of a file"
     Terminal(stderr=True, highlight=False).print(Text.assemble((f"{label}: ", "bold red"), message), soft_wrap=True)
 
 
@@ -140,46 +147,56 @@ def _warnings_as_messages() -> Iterator[None]:
     with warnings.catch_warnings():
         if not debugging():
             warnings.simplefilter("ignore")
-            warnings.simplefilter("default", UserWarning)
-            warnings.showwarning = lambda message, *_args, **_kw: say(f"warning: {message}", "yellow")
+            warnings.simplefilter("always", UserWarning)
+            said: set[str] = set()
+
+            def once(message: Warning | str, *_: Any, **__: Any) -> None:
+                if str(message) not in said:
+                    said.add(str(message))
+                    say(f"warning: {message}", "yellow")
+
+            warnings.showwarning = once
         yield
 
 
 # -- tables -------------------------------------------------------------------------------------------------
 
 
-def show(frame: pd.DataFrame, title: str, limit: int = 0, rest: str = "") -> None:
-    """Prints `frame`; where it has more than `limit` rows, its head and tail and where the `rest` is."""
+def show(frame: pd.DataFrame, title: str, limit: int = 0, note: str = "") -> None:
+    """Prints `frame`; where it has more than `limit` rows, its head and tail. `note` goes below."""
     rows = len(frame)
     short = 0 < limit < rows
-    table = Table(title=escape(title), title_justify="left", title_style="bold", header_style="bold", caption_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     formats = []
     for name in map(str, frame.columns):
         number = frame[name].dtype.kind in "fiu"
-        unit = UNITS.get(name)
-        header = f"{name} [{unit}]" if unit else name
-        table.add_column(escape(header), justify="right" if number else "left", overflow="fold", no_wrap=number)
+        header = f"{name}\n\\[{UNITS[name]}]" if name in UNITS else escape(name)
+        whole = number or (name == frame.columns[0] and frame[name].astype(str).str.len().max() <= LONG_NAME)
+        table.add_column(header, justify="right" if number else "left", overflow="fold", no_wrap=whole)
         formats.append(_formatter(frame[name], name))
     tail = limit // 4 if short else 0
     shown = [*range(limit - tail), *range(rows - tail, rows)] if short else range(rows)
-    for position, row in enumerate(shown):
-        if short and position == limit - tail:
+    for place, position in enumerate(shown):
+        if short and place == limit - tail:
             table.add_row(*("..." for _ in formats))
-        table.add_row(*(form(value) for form, value in zip(formats, frame.iloc[row], strict=True)))
-    if short:
-        table.caption = escape(f"{limit} of {rows} rows{'; all: ' + rest if rest else ''}")
-    stdout().print(table)
+        table.add_row(*(form(value) for form, value in zip(formats, frame.iloc[position], strict=True)))
+    console = stdout()
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print(table)
+    notes = ([f"{limit} of {rows} rows"] if short else []) + ([note] if note else [])
+    if notes:
+        console.print(Text("; ".join(notes), style="dim"), soft_wrap=True)
 
 
 def _formatter(values: pd.Series[Any], name: str) -> Callable[[Any], str]:
     """How the cells of a column are written: all with the same number of decimals."""
     if values.dtype.kind in "iu":
-        return lambda value: f"{int(value):,}" if name.startswith("n_") else str(int(value))
+        return lambda value: "-" if missing(value) else str(int(value))
     if values.dtype.kind == "b":
         return lambda value: "yes" if value else "no"
     if values.dtype.kind != "f":
-        return lambda value: escape("" if value is None or value != value else str(value))
-    decimals = next((n for end, n in DECIMALS.items() if name.endswith(end)), 2)
+        return lambda value: "" if missing(value) else escape(str(value))
+    decimals = next((n for end, n in DECIMALS.items() if name.endswith(end)), 4)
     top = values.abs()[values.abs() < math.inf].max()
     if top > 0:
         decimals = max(decimals, min(6, 2 - math.floor(math.log10(top))))
@@ -187,9 +204,14 @@ def _formatter(values: pd.Series[Any], name: str) -> Callable[[Any], str]:
     def form(value: float) -> str:
         if not math.isfinite(value):
             return "-" if math.isnan(value) else "no limit"
-        return f"{value:,.{decimals}f}".replace("-0." + "0" * decimals, "0." + "0" * decimals)
+        return f"{round(value, decimals) + 0.0:,.{decimals}f}"  # + 0.0: never -0.00
 
     return form
+
+
+def missing(value: Any) -> bool:
+    """Whether a cell is empty: None, NaN or pandas' NA."""
+    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and math.isnan(value))
 
 
 def write_csv(frame: pd.DataFrame) -> None:
@@ -212,7 +234,7 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if hasattr(value, "item"):
         value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
+    if missing(value) or value in (math.inf, -math.inf):
         return None
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 

@@ -1,0 +1,212 @@
+"""A clearing as a person or a program wants to see it in a terminal, and all of it in a folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.text import Text
+
+from mktopt.errors import DataError, Fault, InfeasibleError, MktoptError, UnboundedError
+from mktopt.networks.files import write_folder
+from mktopt.terminal import Format, say, say_plainly, show, stdout, write_csv, write_json
+
+if TYPE_CHECKING:
+    from mktopt.clearing.result import Clearing
+
+TABLES = ("prices", "dispatch", "flows", "voltages", "constraints", "order_prices")
+TITLES = {
+    "prices": "Prices",
+    "dispatch": "Dispatch (payment: what the order pays; negative: what it receives)",
+    "flows": "Flows",
+    "voltages": "Voltages",
+    "constraints": "Constraints of your own (dual: welfare gained per unit of the right-hand side)",
+    "order_prices": "What each order faces",
+}
+LIMIT = 16  # rows
+WIDE = 6  # periods that stand beside each other
+IDLE = 1e-6  # kW
+# What a user writes and `Clearing.save` writes too.
+INPUTS = ("network.toml", "buses.csv", "branches.csv", "loads.csv", "shunts.csv", "orders.csv", "prosumers.csv")
+PLOTS = ("prices", "network", "curves")
+
+
+def print_clearing(clearing: Clearing, form: Format, table: str | None, saved: Path | None, origin: str) -> None:
+    """Prints the clearing on stdout: the whole report or JSON, or one table of it (CSV: always one)."""
+    if form is Format.json:
+        write_json(as_document(clearing) if table is None else tidy(clearing, table))
+    elif form is Format.csv:
+        write_csv(tidy(clearing, table or "prices"))
+    elif table is not None:
+        show(tidy(clearing, table), TITLES[table])
+    else:
+        _print_report(clearing, saved, origin)
+
+
+def tidy(clearing: Clearing, table: str) -> pd.DataFrame:
+    """One table of the result; raises MktoptError where the flow has none of it."""
+    frame: pd.DataFrame | None = getattr(clearing, table)
+    if frame is None:
+        raise MktoptError(f"flow '{clearing.flow}' has no {table}; choose another --table or --flow")
+    return frame
+
+
+def _print_report(clearing: Clearing, saved: Path | None, origin: str) -> None:
+    console = stdout()
+    good = clearing.certificate.ok()
+    for line in clearing.summary().splitlines():
+        style = "" if not line.startswith("  proof") else "green" if good else "bold red"
+        console.print(Text(line, style=style or ("bold" if not line.startswith(" ") else "")), soft_wrap=True)
+    console.print(Text(f"  orders    {origin}"), soft_wrap=True)
+    prices = _prices(clearing)
+    _show(prices, "Prices [$/kWh]", _rest("prices", saved) if len(prices) > LIMIT else "")
+    traded, idle = _dispatch(clearing)
+    if len(traded):
+        notes = [f"orders that trade nothing are left out ({idle})"] if idle else []
+        notes += [_rest("dispatch", saved)] if idle or len(traded) > LIMIT else []
+        _show(traded, "Dispatch (a negative payment is received)", "; ".join(notes))
+    else:
+        console.print("\nNothing is traded: no bid is worth more than the cheapest offer that can reach it.")
+    _show(_for_people(clearing, congested(clearing)), "Branches at their rating", _rest("flows", saved))
+    _show(clearing.constraints, TITLES["constraints"], "")
+
+
+def _rest(table: str, saved: Path | None) -> str:
+    return f"all {table}: {saved / table}.csv" if saved else f"all {table}: --table {table}"
+
+
+def _show(frame: pd.DataFrame, title: str, note: str) -> None:
+    if len(frame):
+        stdout().print()
+        show(frame, title, LIMIT, note)
+
+
+def _prices(clearing: Clearing) -> pd.DataFrame:
+    """Prices with a column per period, where these are few."""
+    prices, periods = clearing.prices, len(clearing.network.hours)
+    if periods == 1:
+        return prices.drop(columns="period")
+    if periods > WIDE:
+        return prices
+    wide = prices["price"].to_numpy().reshape(-1, periods)
+    buses = clearing.network.buses["bus"]
+    return pd.DataFrame({"bus": buses, **{f"period {t}": wide[:, t] for t in range(periods)}})
+
+
+def _dispatch(clearing: Clearing) -> tuple[pd.DataFrame, int]:
+    """The orders that trade, and how many do not."""
+    dispatch = clearing.dispatch
+    trades = (dispatch["quantity_kw"].abs() > IDLE).to_numpy()
+    return _for_people(clearing, dispatch[trades]), int((~trades).sum())
+
+
+def congested(clearing: Clearing) -> pd.DataFrame:
+    """The flows that use all of their branch's rating."""
+    flows = clearing.flows
+    return flows[flows["loading_percent"] >= 100 - 1e-3] if "loading_percent" in flows else flows[:0]
+
+
+def _for_people(clearing: Clearing, frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` without what says nothing: the only period, participants that are called like their orders."""
+    if "period" in frame and len(clearing.network.hours) == 1:
+        frame = frame.drop(columns="period")
+    if "participant" in frame and (frame["participant"] == frame["order"]).all():
+        frame = frame.drop(columns="participant")
+    return frame
+
+
+def as_document(clearing: Clearing) -> dict[str, Any]:
+    """The clearing as one JSON-like document."""
+    certificate = clearing.certificate
+    return {
+        "mechanism": clearing.mechanism,
+        "flow": clearing.flow,
+        "network": clearing.network.name,
+        "hours": clearing.network.hours.tolist(),
+        "solver": clearing.solver,
+        "status": {"stopped": clearing.status.stopped.value, "has": clearing.status.has.value},
+        "welfare": clearing.welfare,
+        "certificate": {"ok": certificate.ok(), **vars(certificate)},
+        "notes": list(clearing.notes),
+        **{name: getattr(clearing, name) for name in TABLES},
+    }
+
+
+def print_no_market(error: InfeasibleError | UnboundedError, form: Format) -> None:
+    """For a program that reads JSON: why there is no clearing, on stdout; people read it on stderr."""
+    if form is not Format.json:
+        return
+    if isinstance(error, UnboundedError):
+        write_json({"status": {"stopped": "unbounded"}, "culprits": error.culprits})
+        return
+    report = error.report
+    write_json({
+        "status": {"stopped": "infeasible"},
+        "conflict": getattr(report, "conflict", ()),
+        "relaxation": getattr(report, "relaxation", ()),
+    })  # fmt: skip
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raises DataError, before any work is done, where `folder` cannot be written or holds a market's own files."""
+    nearest = folder
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        problem = "it is a file" if nearest == folder else f"{str(nearest)!r} is a file"
+        problem = f"cannot be written: {problem}"
+        raise DataError(Fault(str(folder), problem, hint="choose a folder"))
+    own = [name for name in INPUTS if (folder / name).exists()]
+    if own and not (folder / "manifest.json").exists():
+        problem = f"holds {', '.join(own)}, which saving a result here would replace"
+        raise DataError(Fault(str(folder), problem, hint="choose a new folder"))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        problem = f"cannot be written: no permission in {str(nearest)!r}"
+        raise DataError(Fault(str(folder), problem, hint="choose a folder that you may write to"))
+
+
+def save(clearing: Clearing, folder: Path) -> None:
+    """Saves tables, inputs and manifest in `folder`, and pictures where matplotlib is there; says so on stderr."""
+    clearing.save(folder)
+    if importlib.util.find_spec("matplotlib") is None:
+        say(f"saved in {folder} (no pictures: pip install 'mktopt[plot]')")
+        return
+    write_folder(folder, lambda aside: _draw(clearing, aside))
+    say(f"saved in {folder}: tables, inputs, manifest.json and {', '.join(f'{name}.png' for name in PLOTS)}")
+
+
+def _draw(clearing: Clearing, folder: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    period = _telling_period(clearing)
+    for name in PLOTS:
+        options = {} if name == "prices" else {"period": period}
+        figure = getattr(clearing.plot, name)(**options).figure
+        figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+        pyplot.close(figure)
+
+
+def _telling_period(clearing: Clearing) -> int:
+    """The period whose prices differ most between buses: where the wires say something."""
+    prices = clearing.prices["price"].groupby(clearing.prices["period"])
+    return int((prices.max() - prices.min()).fillna(0.0).round(9).idxmax())
+
+
+def print_demo(folder: Path) -> None:
+    """The headline of the demo, and what it left in `folder`."""
+    stdout().print()
+    figures = pd.read_csv(folder / "figures.csv")
+    show(figures, "Use case 1: the paper's figures and ours [cents/kWh]", 0, "more in summary.md")
+    say_plainly(f"\nLeft in {folder}:")
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".md", ".csv", ".png"))
+    for kind, ending in (("text", ".md"), ("pictures", ".png"), ("tables", ".csv")):
+        names = ", ".join(path.name for path in files if path.suffix == ending)
+        say_plainly(f"  {kind:9} {names}")
+    saved = [path.parent.name for path in sorted(folder.glob("*/manifest.json"))]
+    say_plainly(f"  {'clearings':9} {', '.join(f'{name}/' for name in saved)} (read one with mktopt.Clearing.load)")
