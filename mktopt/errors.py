@@ -33,11 +33,12 @@ class Fault:
     hint: str = ""
 
     def __str__(self) -> str:
-        where = f"table '{self.table}'"
+        toml, file = self.table.endswith(".toml"), "." in self.table or "/" in self.table
+        where = f"{'file' if file else 'table'} '{self.table}'"
         if self.row is not None:
             where += f", row {self.row!r}"
         if self.column is not None:
-            where += f", column '{self.column}'"
+            where += f", {'key' if toml else 'column'} '{self.column}'"
             if self.value is not None:
                 value = self.value.item() if hasattr(self.value, "item") else self.value
                 where += f", value {value!r}"
@@ -89,9 +90,7 @@ class UnboundedError(MktoptError):
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
     """The error for a `name` that is not among the `known` ones: lists them and the closest match."""
     names = [str(item) for item in known]
-    text = f"unknown {kind} {str(name)!r}"
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    if close:
-        text += f"; did you mean {close[0]!r}?"
+    meant = f"did you mean {close[0]!r}? " if close else ""
     listed = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
-    return UnknownNameError(f"{text} Known: {listed or '(none)'}")
+    return UnknownNameError(f"unknown {kind} {str(name)!r}; {meant}Known: {listed or '(none)'}")

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from mktopt.clearing.pricing import PRICING
 from mktopt.clearing.result import Clearing
 from mktopt.clearing.settlement import Settlement, settle
@@ -25,6 +27,7 @@ from mktopt.networks.network import Network
 from mktopt.networks.orders import Orders
 from mktopt.networks.prosumers import Prosumers
 from mktopt.solvers import SOLVERS
+from mktopt.solvers.table import PREFERRED
 
 Participants = Orders | Prosumers
 
@@ -59,7 +62,7 @@ class Mechanism:
                 raise unknown_name(f"option of mechanism '{self.name}'", name, self.options)
             allowed = (self.choices or {}).get(name)
             if allowed is not None and value not in allowed:
-                raise unknown_name(f"{name} of mechanism '{self.name}'", value, allowed)
+                raise unknown_name(f"word for option '{name}' of mechanism '{self.name}':", value, allowed)
 
 
 MECHANISMS: dict[str, Mechanism] = {
@@ -100,7 +103,7 @@ def build(
     """
     record = mechanism_named(mechanism)
     record.check_options(options)
-    orders = _orders(record, participants)
+    orders = _orders(record, participants, len(_network(network).hours))
     chosen = flow_named(record.flow if flow is None else flow)
     model = record.build(_network(network), orders, chosen, **options)
     add_extra(model, [extra] if callable(extra) else list(extra))
@@ -138,17 +141,41 @@ def _network(network: Any) -> Network:
     return network
 
 
-def _orders(record: Mechanism, participants: Participants) -> Orders:
+def _orders(record: Mechanism, participants: Participants, periods: int) -> Orders:
     if type(participants) not in record.takes:
         kinds = " or ".join(kind.__name__ for kind in record.takes)
         raise FormulationError(
             f"mechanism '{record.name}' takes {kinds}, not {type(participants).__name__}; "
             "make orders with mktopt.Orders.from_csv, from_curves or from_steps"
         )
-    orders = participants.to_orders() if isinstance(participants, Prosumers) else participants
+    orders = participants.to_orders(periods=periods) if isinstance(participants, Prosumers) else participants
     if len(orders) == 0:
         raise DataError(Fault("orders", "there are no orders", hint="a market needs at least one"))
     return orders
+
+
+def overview() -> pd.DataFrame:
+    """What can be combined: a row per mechanism and flow, the solvers of each problem class, preferred one first.
+
+    Columns: mechanism, flow, grids, then one per problem class (LP: flat curves; QP: affine curves; MILP and MIQP:
+    the same with orders that are all or nothing).
+    """
+    takers = {kind: ", ".join(_takers(kind)) for kind in PREFERRED}
+    return pd.DataFrame([
+        {
+            "mechanism": mechanism.name,
+            "flow": record.name + (" (default)" if record.name == mechanism.flow else ""),
+            "grids": "radial" if record.radial_only else "radial, meshed",
+            **takers,
+        }
+        for mechanism in MECHANISMS.values()
+        for record in FLOWS.values()
+    ])  # fmt: skip
+
+
+def _takers(kind: str) -> list[str]:
+    names = [name for name, solver in SOLVERS.items() if kind in solver.takes]
+    return sorted(names, key=lambda name: name != PREFERRED[kind])
 
 
 __all__ = [
@@ -159,6 +186,7 @@ __all__ = [
     "build",
     "clear",
     "mechanism_named",
+    "overview",
     "settle",
     "solve",
 ]
