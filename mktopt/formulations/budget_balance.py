@@ -32,45 +32,54 @@ def budget_balance(orders: Orders, quantity_kw: FloatArray, nodal_price: FloatAr
     orders; quantity_kw, nodal_price: shape (rows of orders,). The model has `price[row]` [$/kWh] over the accepted
     rows, `shortfall` [$/h] as a number, `money` and `distance`.
     """
-    table = orders.orders
-    traded = (quantity_kw > _smallest(quantity_kw)) & (table["period"] == period).to_numpy()
-    rows = np.flatnonzero(traded)
+    rows = accepted_rows(orders, quantity_kw, period)
     if rows.size == 0:
         return None
-    curve = orders.curves.marginal(quantity_kw, tolerance_kw=_smallest(quantity_kw))
-    bid, firm = orders.is_bid, orders.firm
+    limit, quantity = price_limit(orders, quantity_kw)[rows], quantity_kw[rows]
+    bid = orders.is_bid[rows]
     model = pyo.ConcreteModel("budget_balance")
     model.accepted = pyo.Set(initialize=rows.tolist())
     model.price = pyo.Var(model.accepted)
-    for row in rows.tolist():
-        if bid[row] and not firm[row]:
-            model.price[row].setub(float(curve[row]))
-        elif not bid[row] and not firm[row]:
-            model.price[row].setlb(float(curve[row]))
-    model.shortfall = shortfall(orders, quantity_kw, curve, rows)
-    sign = np.where(bid[rows], 1.0, -1.0)
-    variables = [model.price[row] for row in rows.tolist()]
-    body = LinearExpression(linear_coefs=(sign * quantity_kw[rows]).tolist(), linear_vars=variables)
+    variables = list(model.price.values())
+    for variable, is_bid, end in zip(variables, bid.tolist(), limit.tolist(), strict=True):
+        variable.setub(end if is_bid and np.isfinite(end) else None)
+        variable.setlb(end if not is_bid and np.isfinite(end) else None)
+    model.shortfall = shortfall(orders, quantity_kw, period)
+    body = LinearExpression(linear_coefs=(np.where(bid, 1.0, -1.0) * quantity).tolist(), linear_vars=variables)
     model.money = pyo.Constraint(expr=(-model.shortfall, body, -model.shortfall))
     model.distance = pyo.Objective(
         expr=sum(
             q * (p - value) ** 2
-            for q, p, value in zip(quantity_kw[rows].tolist(), variables, nodal_price[rows].tolist(), strict=True)
+            for q, p, value in zip(quantity.tolist(), variables, nodal_price[rows].tolist(), strict=True)
         ),
         sense=pyo.minimize,
     )
     return model
 
 
-def shortfall(orders: Orders, quantity_kw: FloatArray, curve: FloatArray, rows: npt.NDArray[np.int64]) -> float:
-    """Money per hour that the accepted offers of `rows` cost beyond what the accepted bids would pay at most [$/h]."""
-    bid, firm = orders.is_bid[rows], orders.firm[rows]
-    worth = quantity_kw[rows] * curve[rows]
-    if (bid & firm).any() or (~bid & firm).any():
-        return 0.0  # a firm order takes any price
-    return max(0.0, float(worth[~bid].sum() - worth[bid].sum()))
+def accepted_rows(orders: Orders, quantity_kw: FloatArray, period: int) -> npt.NDArray[np.int64]:
+    """Rows of `orders` that trade in `period`."""
+    traded = (quantity_kw > _rounding(orders, quantity_kw)) & (orders.orders["period"] == period).to_numpy()
+    return np.flatnonzero(traded)
 
 
-def _smallest(quantity_kw: FloatArray) -> float:
-    """Quantities up to this are rounding, not trade [kW]."""
-    return 1e-7 * max(1.0, float(np.max(quantity_kw, initial=0.0)))
+def price_limit(orders: Orders, quantity_kw: FloatArray) -> FloatArray:
+    """The most that each bid would pay, the least that each offer asks for its last unit [$/kWh], shape (rows,).
+
+    A firm order takes any price: inf for bids, -inf for offers.
+    """
+    curve = orders.curves.marginal(quantity_kw, tolerance_kw=_rounding(orders, quantity_kw))
+    return np.where(orders.firm, -orders.injection_sign * np.inf, curve)
+
+
+def shortfall(orders: Orders, quantity_kw: FloatArray, period: int) -> float:
+    """Money per hour that the accepted offers cost beyond what the accepted bids would pay at most [$/h]."""
+    rows = accepted_rows(orders, quantity_kw, period)
+    worth = orders.injection_sign[rows] * quantity_kw[rows] * price_limit(orders, quantity_kw)[rows]
+    return max(0.0, float(worth.sum()))
+
+
+def _rounding(orders: Orders, quantity_kw: FloatArray) -> FloatArray:
+    """Quantities up to this are rounding, not trade [kW], shape (rows,)."""
+    own = np.where(np.isfinite(orders.width_kw), 1e-8 * orders.width_kw, 0.0)
+    return np.maximum(own, 1e-7 * float(np.max(quantity_kw, initial=0.0)))

@@ -1,0 +1,264 @@
+"""Pictures of a clearing: prices along the feeder, the network with its flows, supply and demand curves.
+
+Each method draws into the matplotlib Axes that it is given, or into a new one, and returns it. Matplotlib is imported
+when something is drawn.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mktopt.clearing.drawing import (
+    BID,
+    MOST_NAMED,
+    OFFER,
+    aggregate_curve,
+    colour_span,
+    cut_high_bids,
+    flow_arrows,
+    height_of,
+    leave_room,
+    new_axes,
+    price_bars,
+)
+from mktopt.clearing.layout import RED, distances, place_names, positions
+from mktopt.errors import unknown_name
+
+if TYPE_CHECKING:
+    from mktopt.clearing.result import Clearing
+
+FloatArray = npt.NDArray[np.float64]
+
+WIRE, COLOURS = "0.55", "viridis"
+# Up to here names of buses and arrows can be read.
+MOST_ARROWS, MOST_DETAILED = 120, 400
+# A branch this near to its rating is at its limit but for rounding.
+FULL_PERCENT = 100.0 - 1e-4
+
+
+class Plots:
+    """The pictures of one clearing: `.prices()`, `.network()`, `.curves()`; see `Clearing.plot`."""
+
+    def __init__(self, clearing: Clearing) -> None:
+        self.clearing = clearing
+
+    def prices(self, ax: Any = None, period: int | None = None) -> Any:
+        """Price of each bus [$/kWh]: against its distance from the source in a radial grid, else bus by bus.
+
+        period: which one; None shows all, several as a map of buses (along the feeder) and periods.
+        Returns the Axes. Raises UnknownNameError for a period that is not there.
+        """
+        network = self.clearing.network
+        if period is None and len(network.hours) > 1:
+            return self._price_map(new_axes(ax))
+        ax = new_axes(ax)
+        price = self._price(0 if period is None else period)
+        if network.topology.is_radial and network.n_buses > 1:
+            self._price_profile(ax, price, period or 0)
+            ax.margins(y=0.12)
+            leave_room(ax, price)
+        else:
+            price_bars(ax, network.buses["bus"].tolist(), price)
+        ax.set_ylabel("price [\\$/kWh]")
+        ax.set_title(self._title("price at each bus", period), fontsize=11)
+        return ax
+
+    def network(self, ax: Any = None, period: int = 0) -> Any:
+        """The grid: buses coloured by price, branches as wide as they are loaded, those at their limit in red.
+
+        Arrows show the direction of the flow where there is room, a square the source, triangles the supplies that
+        sell. Returns the Axes. Raises UnknownNameError for a period that is not there.
+        """
+        network = self.clearing.network
+        price = self._price(period)
+        at, own = positions(network)
+        ax = new_axes(ax, (9.5, height_of(at) if own else 6.0))
+        ends = np.stack([at[network.from_index], at[network.to_index]], axis=1)
+        full = self._branches(ax, ends, period)
+        self._buses(ax, at, price)
+        self._supplies(ax, at, period)
+        ax.set_aspect("equal" if own or not network.topology.is_radial else "auto", adjustable="datalim")
+        ax.set_axis_off()
+        ax.margins(0.06)
+        ax.set_title(self._title("prices and flows", period), fontsize=11)
+        handles, labels = ax.get_legend_handles_labels()
+        ax.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=4, frameon=False,
+                  fontsize=8.5)  # fmt: skip
+        self._names(ax, at, ends, full if len(full) <= 12 else full[:0], period)
+        return ax
+
+    def curves(self, ax: Any = None, period: int = 0) -> Any:
+        """All bids and all offers summed by price, the quantity that was cleared, and the span of the buses' prices.
+
+        On a congested grid the cleared quantity need not lie where the curves cross. Returns the Axes. Raises
+        UnknownNameError for a period that is not there.
+        """
+        ax = new_axes(ax)
+        price = self._price(period)
+        dispatch = self._dispatch(period)
+        quantity = float(dispatch.loc[dispatch["side"] == "bid", "quantity_kw"].sum())
+        demand, supply = (aggregate_curve(self.clearing.orders, side, period) for side in ("bid", "offer"))
+        finite = [curve[0][np.isfinite(curve[0])].max(initial=0.0) for curve in (demand, supply)]
+        right = 1.08 * max(*finite, quantity, 1e-9)
+        for (q, p), colour, label in ((demand, BID, "demand (bids)"), (supply, OFFER, "supply (offers)")):
+            if len(q):
+                ax.plot(np.minimum(q, 10 * right), p, color=colour, lw=2, label=label)
+        ax.axvline(quantity, color="0.3", lw=1, ls="--", label=f"cleared: {quantity:,.1f} kW")
+        known = price[np.isfinite(price)]
+        if known.size:
+            span = f"{known.min():.4f}" + (f" to {known.max():.4f}" if np.ptp(known) > 1e-9 else "")
+            label = f"prices of the buses: {span} \\$/kWh"
+            if np.ptp(known) > 1e-9:
+                ax.axhspan(known.min(), known.max(), color="#7fbf7b", alpha=0.25, lw=0, label=label)
+            else:
+                ax.axhline(known.min(), color="#4d9221", lw=1, ls=":", label=label)
+        ax.set_xlim(0, right)
+        cut_high_bids(ax, demand[1], supply[1], known)
+        ax.set_xlabel("quantity [kW]")
+        ax.set_ylabel("price [\\$/kWh]")
+        ax.set_title(self._title("supply and demand", period), fontsize=11)
+        ax.legend(frameon=False, fontsize=8.5, loc="best")
+        ax.grid(alpha=0.25)
+        return ax
+
+    # -- data ---------------------------------------------------------------------------------------------------
+
+    def _price(self, period: int) -> FloatArray:
+        """Price of each bus in `period`, shape (n_buses,)."""
+        periods = self.clearing.network.periods
+        if period not in periods:
+            raise unknown_name("period", str(period), map(str, periods))
+        prices: FloatArray = self.clearing.prices["price"].to_numpy(float).reshape(-1, len(periods))[:, period]
+        return prices
+
+    def _flows(self, period: int) -> tuple[FloatArray, FloatArray]:
+        """(kW, percent of the rating) of each branch in service; NaN where the flow has no branch flows."""
+        flows, n = self.clearing.flows, self.clearing.network.n_branches
+        if not len(flows):
+            return np.full(n, np.nan), np.full(n, np.nan)
+        here = flows[flows["period"] == period]
+        return here["p_kw"].to_numpy(float), here["loading_percent"].to_numpy(float)
+
+    def _dispatch(self, period: int) -> Any:
+        dispatch = self.clearing.dispatch
+        return dispatch[dispatch["period"] == period]
+
+    def _sellers(self, period: int) -> npt.NDArray[np.int64]:
+        """Positions of buses where an offer sells."""
+        dispatch = self._dispatch(period)
+        least = 1e-7 * max(1.0, float(dispatch["quantity_kw"].max() if len(dispatch) else 0.0))
+        sold = dispatch[(dispatch["side"] == "offer") & (dispatch["quantity_kw"] > least)]
+        return np.unique(self.clearing.network.bus_positions(sold["bus"]))
+
+    def _title(self, what: str, period: int | None) -> str:
+        network = self.clearing.network
+        when = f", period {period}" if len(network.hours) > 1 and period is not None else ""
+        return f"{network.name}: {what}{when}\n{self.clearing.mechanism} market, {self.clearing.flow} flow"
+
+    # -- price pictures -----------------------------------------------------------------------------------------
+
+    def _price_profile(self, ax: Any, price: FloatArray, period: int) -> None:
+        from matplotlib.collections import LineCollection
+
+        network = self.clearing.network
+        few = network.n_buses <= MOST_DETAILED
+        way, label = distances(network)
+        points = np.column_stack([way, price])
+        ends = np.stack([points[network.from_index], points[network.to_index]], axis=1)
+        full = self._flows(period)[1] >= FULL_PERCENT
+        ax.add_collection(LineCollection(list(ends[~full]), colors=WIRE, linewidths=1.0, zorder=1))
+        if full.any():
+            thick = 2.0 if few else 0.6
+            limit = LineCollection(list(ends[full]), colors=RED, linewidths=thick, linestyles="--", zorder=2)
+            limit.set_label("branch at its limit")
+            ax.add_collection(limit)
+        size = 30 if network.n_buses <= MOST_NAMED else 6
+        consumes = np.isin(np.arange(network.n_buses), network.bus_positions(self._bids(period)["bus"]))
+        ax.scatter(way[~consumes], price[~consumes], s=0.5 * size, color="0.6", zorder=3, label="bus without bids")
+        ax.scatter(way[consumes], price[consumes], s=size, color=BID, zorder=4, label="bus with bids")
+        sells = self._sellers(period)
+        if few or len(sells) <= 20:
+            ax.scatter(way[sells], price[sells], s=2.2 * size, marker="^", facecolor="none", edgecolor=OFFER, lw=1.4,
+                       zorder=5, label="supply that sells")  # fmt: skip
+        ax.set_xlabel(label)
+        ax.legend(frameon=False, fontsize=8.5, loc="best")
+        ax.grid(alpha=0.25)
+
+    def _bids(self, period: int) -> Any:
+        dispatch = self._dispatch(period)
+        return dispatch[dispatch["side"] == "bid"]
+
+    def _price_map(self, ax: Any) -> Any:
+        network = self.clearing.network
+        order = network.topology.order
+        table = self.clearing.prices["price"].to_numpy(float).reshape(-1, len(network.hours))
+        image = ax.imshow(table[order], aspect="auto", cmap=COLOURS, interpolation="nearest", **colour_span(table))
+        ax.figure.colorbar(image, ax=ax, label="price [\\$/kWh]")
+        if network.n_buses <= MOST_NAMED:
+            names = network.buses["bus"].to_numpy()[order]
+            ax.set_yticks(range(len(names)), names, fontsize=8 if len(names) <= 25 else 6.5)
+            ax.set_ylabel("bus (from the source outwards)")
+        else:
+            ax.set_ylabel("buses, from the source outwards")
+        if len(network.hours) <= 24:
+            ax.set_xticks(range(len(network.hours)))
+        ax.set_xlabel("period")
+        ax.set_title(self._title("price at each bus and period", None), fontsize=11)
+        return ax
+
+    # -- parts of the network -----------------------------------------------------------------------------------
+
+    def _branches(self, ax: Any, ends: FloatArray, period: int) -> npt.NDArray[np.int64]:
+        """Draws the branches; returns the positions of those at their limit."""
+        from matplotlib.collections import LineCollection
+
+        kw, percent = self._flows(period)
+        small = len(ends) <= MOST_ARROWS
+        share = np.nan_to_num(np.abs(kw)) / max(float(np.nan_to_num(np.abs(kw)).max(initial=0.0)), 1e-9)
+        width = (0.8 + 3.7 * share) if small else (0.4 + 2.1 * share)
+        full = percent >= FULL_PERCENT
+        unit = "wider: more kW" if np.isfinite(kw).any() else ""
+        wires = LineCollection(list(ends[~full]), colors=WIRE, linewidths=width[~full], capstyle="round", zorder=1)
+        wires.set_label(f"branch ({unit})" if unit else "branch")
+        ax.add_collection(wires)
+        if full.any():
+            limit = LineCollection(list(ends[full]), colors=RED, linewidths=width[full] + 1.2, zorder=2)
+            limit.set_label("branch at its limit")
+            ax.add_collection(limit)
+        if small:
+            flow_arrows(ax, ends, kw, share)
+        return np.flatnonzero(full)
+
+    def _buses(self, ax: Any, at: FloatArray, price: FloatArray) -> None:
+        n = len(at)
+        size = 46.0 if n <= MOST_NAMED else float(np.clip(12_000 / n, 4.0, 30.0))
+        dots = ax.scatter(*at.T, c=price, s=size, cmap=COLOURS, edgecolor="0.35", lw=0.5 if n <= 200 else 0.0,
+                          zorder=3, plotnonfinite=True, **colour_span(price))  # fmt: skip
+        bar = ax.figure.colorbar(dots, ax=ax, shrink=0.75, pad=0.02, label="price [\\$/kWh]")
+        bar.outline.set_visible(False)
+
+    def _supplies(self, ax: Any, at: FloatArray, period: int) -> None:
+        source, sells = self.clearing.network.source_index, self._sellers(period)
+        size = 105 if len(at) <= MOST_NAMED else 40
+        if len(sells) <= max(20, 0.2 * len(at)):
+            ax.scatter(*at[sells].T, marker="^", s=1.5 * size, facecolor="none", edgecolor=OFFER, lw=1.6, zorder=5,
+                       label="supply that sells")  # fmt: skip
+        ax.scatter(*at[[source]].T, marker="s", s=1.6 * size, facecolor="none", edgecolor="black", lw=1.4, zorder=4,
+                   label="source")  # fmt: skip
+
+    def _names(
+        self, ax: Any, at: FloatArray, ends: FloatArray, full: npt.NDArray[np.int64], period: int
+    ) -> None:
+        """The kW of branches at their limit; the names of the buses where they are few enough to be read."""
+        network = self.clearing.network
+        kw, _ = self._flows(period)
+        names = [f"{abs(kw[branch]):,.0f} kW" for branch in full.tolist()]
+        where, reach = ends[full].mean(axis=1), np.full(len(full), 6.0)
+        if network.n_buses <= MOST_NAMED:
+            marked = np.isin(np.arange(network.n_buses), [*self._sellers(period), network.source_index])
+            names += network.buses["bus"].tolist()
+            where, reach = np.r_[where, at], np.r_[reach, np.where(marked, 8.5, 5.0)]
+        place_names(ax, names, where, ends, 7.5, reach, bold=len(full))

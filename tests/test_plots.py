@@ -1,0 +1,218 @@
+"""Pictures of clearings: that what is drawn is what was cleared, and that nothing covers anything."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PathCollection
+
+import mktopt as mo
+from mktopt.clearing.drawing import aggregate_curve
+from mktopt.clearing.layout import distances, positions, tree_positions
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def three_buses(hours: tuple[float, ...] = (1.0,), meshed: bool = False) -> mo.Network:
+    """a - b - c with 10 kVA between b and c, of lengths 2 and 3 km; meshed: and a - c."""
+    lines = [("ab", "a", "b", np.inf, 2.0), ("bc", "b", "c", 10.0, 3.0)] + [("ac", "a", "c", 5.0, 4.0)] * meshed
+    branches = pd.DataFrame(lines, columns=["branch", "from_bus", "to_bus", "rating_kva", "length_km"])
+    buses = pd.DataFrame({"bus": ["a", "b", "c"], "base_kv": 10.0})
+    return mo.Network(buses, branches.assign(r_ohm=0.1, x_ohm=0.1), "a", hours=hours, name="three")
+
+
+def orders(periods: int = 1) -> mo.Orders:
+    """30 kW wanted at c; the source asks 0.1, a supply at c 0.3 $/kWh."""
+    steps = [("load", "c", "bid", 30.0, 1.0), ("grid", "a", "offer", 50.0, 0.1), ("own", "c", "offer", 40.0, 0.3)]
+    table = pd.DataFrame(steps, columns=["order", "bus", "side", "width_kw", "price"])
+    return mo.Orders.from_steps(pd.concat([table.assign(period=t) for t in range(periods)], ignore_index=True))
+
+
+@pytest.fixture(scope="module")
+def clearing() -> mo.Clearing:
+    return mo.clear("surplus", three_buses(), orders())
+
+
+def dots(ax: Axes, label: str) -> np.ndarray:
+    found = [c for c in ax.collections if isinstance(c, PathCollection) and c.get_label() == label]
+    assert len(found) == 1, [c.get_label() for c in ax.collections]
+    return np.asarray(found[0].get_offsets())
+
+
+def test_prices_stand_at_their_distance_from_the_source(clearing: mo.Clearing) -> None:
+    ax = clearing.plot.prices()
+    assert isinstance(ax, Axes)
+    assert dots(ax, "bus with bids") == pytest.approx(np.array([[5.0, 0.3]]))
+    assert dots(ax, "bus without bids") == pytest.approx(np.array([[0.0, 0.1], [2.0, 0.1]]))
+    assert sorted(dots(ax, "supply that sells")[:, 0]) == pytest.approx([0.0, 5.0])
+    full = next(c for c in ax.collections if c.get_label() == "branch at its limit")
+    assert np.asarray(full.get_segments()) == pytest.approx(np.array([[[2.0, 0.1], [5.0, 0.3]]]))
+    assert "km" in ax.get_xlabel()
+    assert "kWh" in ax.get_ylabel()
+
+
+def test_prices_without_lengths_count_branches() -> None:
+    network = three_buses()
+    bare = network.replace(branches=network.branches.assign(length_km=np.nan))
+    way, label = distances(bare)
+    assert way.tolist() == [0, 1, 2]
+    assert "branches" in label
+
+
+def test_prices_of_a_meshed_grid_are_bars_from_zero() -> None:
+    cleared = mo.clear("surplus", three_buses(meshed=True), orders())
+    ax = cleared.plot.prices()
+    assert [bar.get_height() for bar in ax.patches] == pytest.approx(cleared.prices["price"].tolist())
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["a", "b", "c"]
+    assert ax.get_ylim()[0] == 0
+
+
+def test_several_periods_are_a_map_from_the_source_outwards() -> None:
+    cleared = mo.clear("surplus", three_buses((1.0, 0.5)), orders(2))
+    ax = cleared.plot.prices()
+    image = np.asarray(ax.images[0].get_array())
+    assert image == pytest.approx(np.array([[0.1, 0.1], [0.1, 0.1], [0.3, 0.3]]))
+    assert "period 1" in cleared.plot.prices(period=1).get_title()
+
+
+@pytest.mark.parametrize("kind", ["prices", "network", "curves"])
+def test_a_period_that_is_not_there_is_named(clearing: mo.Clearing, kind: str) -> None:
+    with pytest.raises(mo.UnknownNameError, match="period"):
+        getattr(clearing.plot, kind)(period=3)
+
+
+def test_the_network_shows_prices_limits_supplies_and_names(clearing: mo.Clearing) -> None:
+    ax = clearing.plot.network()
+    buses = next(c for c in ax.collections if isinstance(c, PathCollection) and c.get_array() is not None)
+    assert np.asarray(buses.get_array()) == pytest.approx([0.1, 0.1, 0.3])
+    assert len(dots(ax, "source")) == 1
+    assert len(dots(ax, "supply that sells")) == 2
+    lines = [c for c in ax.collections if isinstance(c, LineCollection)]
+    assert [len(c.get_segments()) for c in lines] == [1, 1]
+    texts = {text.get_text() for text in ax.texts}
+    assert {"a", "b", "c", "10 kW"} <= texts
+    assert sum(text == "" for text in (t.get_text() for t in ax.texts)) == 2  # an arrow on each branch
+
+
+def test_arrows_follow_the_flow(clearing: mo.Clearing) -> None:
+    for reverse in (False, True):
+        network = three_buses()
+        if reverse:
+            turned = network.branches.rename(columns={"from_bus": "to_bus", "to_bus": "from_bus"})
+            network = network.replace(branches=turned)
+        ax = mo.clear("surplus", network, orders()).plot.network()
+        arrows = [text for text in ax.texts if text.get_text() == ""]
+        assert all(arrow.xy[0] > arrow.xyann[0] for arrow in arrows)  # from the source, which is on the left
+
+
+def test_wider_branches_carry_more() -> None:
+    network = mo.load_network("ieee34")
+    cleared = mo.clear("surplus", *mo.load_case("ieee34")[:2])
+    ax = cleared.plot.network()
+    width = np.asarray(next(c for c in ax.collections if isinstance(c, LineCollection)).get_linewidths())
+    kw = cleared.flows["p_kw"].abs().to_numpy()
+    assert len(width) == network.n_branches
+    assert np.argsort(kw, kind="stable")[-1] in np.flatnonzero(width == width.max())
+    assert np.corrcoef(kw, width)[0, 1] == pytest.approx(1.0)
+
+
+def test_names_on_ieee34_do_not_cover_each_other() -> None:
+    ax = mo.clear("surplus", *mo.load_case("ieee34")[:2]).plot.network()
+    ax.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in ax.texts if text.get_text()]
+    assert len(boxes) == 37
+    overlaps = [(i, j) for i in range(37) for j in range(i) if boxes[i].overlaps(boxes[j])]
+    assert overlaps == []
+
+
+def test_a_large_feeder_has_no_names_and_no_arrows() -> None:
+    cleared = mo.clear("surplus", *mo.load_case("synthetic:radial:1500:0")[:2])
+    ax = cleared.plot.network()
+    assert all("kW" in text.get_text() for text in ax.texts)
+    assert cleared.plot.prices().collections
+
+
+def test_a_tree_is_drawn_without_crossings() -> None:
+    network = mo.load_network("ieee34")
+    at = tree_positions(network)
+    assert len(np.unique(at, axis=0)) == network.n_buses
+    ends = np.stack([at[network.from_index], at[network.to_index]], axis=1)
+    # between two columns of buses branches keep the sequence of their ends
+    for depth in np.unique(ends[:, 0, 0]):
+        column = ends[ends[:, 0, 0] == depth][:, :, 1]
+        column = column[np.lexsort((column[:, 1], column[:, 0]))]
+        assert (np.diff(column[:, 1]) > 0).all()
+
+
+def test_coordinates_are_used_where_all_are_there() -> None:
+    network = mo.load_network("ieee34")
+    assert positions(network)[1]
+    lost = network.replace(buses=network.buses.assign(x=network.buses["x"].where(network.buses["bus"] != "890")))
+    at, own = positions(lost)
+    assert not own
+    assert np.isfinite(at).all()
+    assert np.isfinite(positions(three_buses(meshed=True))[0]).all()
+
+
+def test_curves_show_demand_supply_and_what_was_cleared(clearing: mo.Clearing) -> None:
+    ax = clearing.plot.curves()
+    lines = {line.get_label(): line for line in ax.lines}
+    demand, supply = lines["demand (bids)"], lines["supply (offers)"]
+    assert float(np.max(demand.get_xdata())) == pytest.approx(30.0)
+    drawn = np.column_stack([supply.get_xdata(), supply.get_ydata()])[1:5]
+    assert drawn == pytest.approx(np.array([(0.0, 0.1), (50.0, 0.1), (50.0, 0.3), (90.0, 0.3)]))
+    cleared = next(line for label, line in lines.items() if label.startswith("cleared"))
+    assert cleared.get_xdata()[0] == pytest.approx(30.0)
+    assert any("0.1000 to 0.3000" in text.get_text() for text in ax.get_legend().get_texts())
+
+
+def test_aggregated_curves_are_sums_at_equal_price() -> None:
+    curves = pd.DataFrame({
+        "order": ["x", "y"], "bus": "a", "side": "offer", "q_max_kw": [10.0, 30.0], "price_min": [0.1, 0.2],
+        "price_max": [0.3, 0.2],
+    })  # fmt: skip
+    q, p = aggregate_curve(mo.Orders.from_curves(curves), "offer", 0)
+    # x gives 5 kW below 0.2, where y brings 30 at once, and 5 more up to 0.3
+    drawn = np.column_stack([q, p])[2:6]
+    assert drawn == pytest.approx(np.array([(0.0, 0.1), (5.0, 0.2), (35.0, 0.2), (40.0, 0.3)]))
+
+
+def test_an_endless_offer_and_no_bids_can_be_drawn() -> None:
+    endless = pd.DataFrame({"order": ["g"], "bus": "a", "side": "offer", "width_kw": [np.inf], "price": [0.1]})
+    cleared = mo.clear("surplus", three_buses(), mo.Orders.from_steps(endless))
+    for kind in ("prices", "network", "curves"):
+        ax = getattr(cleared.plot, kind)()
+        ax.figure.draw_without_rendering()
+        assert np.isfinite(ax.get_xlim()).all()
+
+
+def test_given_axes_are_used(clearing: mo.Clearing) -> None:
+    for kind in ("prices", "network", "curves"):
+        figure, ax = plt.subplots()
+        assert getattr(clearing.plot, kind)(ax) is ax
+        assert ax in figure.axes
+
+
+def test_copperplate_has_no_flows_to_draw() -> None:
+    cleared = mo.clear("surplus", three_buses(), orders(), flow="copperplate")
+    ax = cleared.plot.network()
+    assert len(ax.get_legend().get_texts()) == 3
+    assert cleared.plot.prices().get_title()
+
+
+def test_without_matplotlib_the_next_step_is_named(clearing: mo.Clearing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for kind in ("prices", "network", "curves"):
+        with pytest.raises(mo.MktoptError, match=r"pip install 'mktopt\[plot\]'"):
+            getattr(clearing.plot, kind)()
