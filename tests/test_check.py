@@ -81,7 +81,7 @@ def test_every_fault_of_orders_is_named_once(tmp_path: Path) -> None:
     for part in expected:
         assert sum(part in message for message in found) == 1, part
     assert len(found) == len(expected)
-    assert all(message.startswith("table 'mine.csv'") for message in found)
+    assert all(message.startswith("file 'mine.csv'") for message in found)
     assert not any("'fine'" in message for message in found)
 
 
@@ -142,7 +142,7 @@ def test_every_fault_of_a_network_is_named(village: Path) -> None:
         "'south', column 'to_bus', value 'schol': no such name in table 'buses' (did you mean 'school'?)",
         "'track', column 'rating_kva', value 'nan'", "'track', column 'kind', value 'lime'",
         "'loads.csv', row 'mill', column 'p_kw', value 'inf'", "'loads.csv', row 'farm', column 'bus', value 'nowhere'",
-        "'network.toml', column 'source_bus', value 'gird'",
+        "'network.toml', key 'source_bus', value 'gird'",
     ]  # fmt: skip
     for part in expected:
         assert sum(part in message for message in found) == 1, part
@@ -185,7 +185,7 @@ def test_every_fault_of_a_scenario_and_its_files(village: Path) -> None:
     code, out = command(village)
     assert code == 2
     for part in ("did you mean 'network'", "did you mean 'surplus'", "did you mean 'dc'", "did you mean 'highs'",
-                 "column 'seed', value 'x'", "value 'frm'"):  # fmt: skip
+                 "key 'seed', value 'x'", "value 'frm'"):  # fmt: skip
         assert part in out, part
     assert "6 buses" in out, "the network itself is good"
 

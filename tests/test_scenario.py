@@ -116,9 +116,9 @@ def test_every_fault_of_the_keys_is_named(tmp_path: Path) -> None:
         read(path)
     text = str(caught.value)
     assert len(caught.value.faults) == 5
-    assert "column 'netwrk': unknown key (did you mean 'network'?" in text
-    assert "column 'orders', value 3: wrong kind of value (it must be text: a path)" in text
-    assert "column 'seed', value True" in text
+    assert "key 'netwrk': unknown key (did you mean 'network'?" in text
+    assert "key 'orders', value 3: wrong kind of value (it must be text: a path)" in text
+    assert "key 'seed', value True" in text
     assert "a number or a list of numbers" in text
 
 

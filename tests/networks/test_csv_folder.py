@@ -134,7 +134,7 @@ def edit(file: Path, old: str, new: str) -> None:
         ("loads.csv", "671,671,", "671,none,", r"row '671', column 'bus', value 'none': no such name in table 'buses'"),
         ("shunts.csv", "675", "6755", r"row '6755', column 'bus', value '6755'.*did you mean '675'"),
         ("network.toml", "sourcebus", "sorcebus", r"column 'source_bus', value 'sorcebus': the source is no bus"),
-        ("network.toml", "source_bus", "source_buss", r"column 'source_buss': unknown key"),
+        ("network.toml", "source_bus", "source_buss", r"key 'source_buss': unknown key"),
         ("network.toml", "1.0001", "nan", r"column 'source_v_pu', value nan: must be a finite number above zero"),
         ("network.toml", "[1.0]", "[1.0, 0.0]", r"row 'period 1', column 'hours', value 0.0: must be finite and above"),
         ("network.toml", "hours = [", "hours = ", r"network.toml': not valid TOML"),
@@ -164,7 +164,7 @@ def test_every_fault_is_reported_at_once(folder: Path) -> None:
         ("branches.csv", b"\xff\xfeb\x00r\x00", r"branches.csv': the file is not UTF-8 text \(byte 0\)"),
         ("loads.csv", "load,bus,p_kw\nWärme,671,1\n".encode("latin-1"), r"loads.csv': the file is not UTF-8 text"),
         ("buses.csv", b"bus,base_kv\n", "table 'buses': the table has no rows"),
-        ("network.toml", b"name = 'x'\n", r"network.toml', column 'source_bus': the key is missing"),
+        ("network.toml", b"name = 'x'\n", r"network.toml', key 'source_bus': the key is missing"),
         ("network.toml", b"\xff", r"network.toml': not UTF-8 text"),
     ],
 )
