@@ -319,7 +319,7 @@ def test_bad_orders_end_with_2_and_name_the_cell(text: bytes, said: str, orders:
         ("network.toml", '"grid"', '"gird"', "value 'gird': the source is no bus"),
         ("network.toml", "source_bus", "sourcebus", "unknown key"),
         ("network.toml", '"grid"', "grid", "not valid TOML"),
-        ("network.toml", "6.0, 6.0]", "6.0, -6.0]", "row 'period 3', column 'hours', value -6.0"),
+        ("network.toml", "6.0, 6.0]", "6.0, -6.0]", "'hours', value -6.0"),
         ("scenario.toml", '"transport"', '"tranport"', "did you mean 'transport'?"),
     ],
 )  # fmt: skip
