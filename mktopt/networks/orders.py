@@ -288,7 +288,8 @@ class Orders:
 
     def select(self, rows: npt.ArrayLike) -> Orders:
         """The orders at the given rows of `orders` (positions or a mask)."""
-        positions = np.arange(len(self.orders))[np.asarray(rows)]
+        chosen = np.asarray(rows)
+        positions = np.arange(len(self.orders))[chosen if chosen.size else np.zeros(0, dtype=np.int64)]
         keep = np.isin(self.segment_order, positions)
         return Orders(self.orders.iloc[positions], self.segments[keep], self.meta)
 
