@@ -87,10 +87,14 @@ class UnboundedError(MktoptError):
         self.culprits = tuple(culprits)
 
 
+def _quoted(name: object) -> str:
+    return f"'{name}'" if str(name).startswith("(") else repr(str(name))  # an index of several names has its own
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
     """The error for a `name` that is not among the `known` ones: lists them and the closest match."""
     names = [str(item) for item in known]
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    meant = f"did you mean {close[0]!r}? " if close else ""
+    meant = f"did you mean {_quoted(close[0])}? " if close else ""
     listed = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
-    return UnknownNameError(f"unknown {kind} {str(name)!r}; {meant}Known: {listed or '(none)'}")
+    return UnknownNameError(f"unknown {kind} {_quoted(name)}; {meant}Known: {listed or '(none)'}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyomo.environ as pyo
 from pyomo.common.modeling import unique_component_name
+from pyomo.core.base.component import Component
 from pyomo.core.expr.relational_expr import RelationalExpression
 
 from mktopt.errors import FormulationError, unknown_name
@@ -23,8 +25,8 @@ _ATTRIBUTE = "_mktopt_declaration"
 class Declaration:
     """The data behind a market model: what was declared, over which network and orders.
 
-    mechanism: its name; flow: the flow's record; options: of the mechanism; extra: names of the constraints that
-    the user added, as Pyomo component names.
+    mechanism: its name; flow: the flow's record; options: of the mechanism; built: names of the constraints that the
+    mechanism declared. All others are the user's own, whether `extra` or a later hand added them.
     """
 
     mechanism: str
@@ -32,12 +34,13 @@ class Declaration:
     orders: Orders
     flow: Flow
     options: Mapping[str, Any] = field(default_factory=dict)
-    extra: tuple[str, ...] = ()
+    built: frozenset[str] = frozenset()
 
 
 def declare(model: Any, declaration: Declaration) -> None:
-    """Ties `declaration` to `model`."""
-    object.__setattr__(model, _ATTRIBUTE, declaration)
+    """Ties `declaration` to `model`, whose constraints so far are the mechanism's."""
+    built = frozenset(component.name for component in model.component_objects(pyo.Constraint))
+    object.__setattr__(model, _ATTRIBUTE, replace(declaration, built=built))
 
 
 def declaration_of(model: Any) -> Declaration:
@@ -51,48 +54,77 @@ def declaration_of(model: Any) -> Declaration:
     return found
 
 
+def own_rows(model: Any) -> list[Any]:
+    """The active rows of the user's own constraints, in the model's sequence."""
+    built = declaration_of(model).built
+    return [
+        row
+        for component in model.component_objects(pyo.Constraint, active=True)
+        if component.name not in built and not component.is_reference()
+        for row in component.values()
+        if row.active
+    ]
+
+
 def add_extra(model: Any, extra: Sequence[Extra]) -> None:
-    """Calls each `function(model, network)` of `extra` and notes the constraints that it declares.
+    """Calls each `function(model, network)` of `extra`, which adds constraints to the model.
 
-    A function may attach Pyomo components to the model, or return one relational expression, which is attached
-    under the function's name. Raises FormulationError where it declares no constraint, declares an objective, or
-    asks for an index that the model does not have (with the nearest one).
+    A function may attach Pyomo components to the model, or return a relational expression or several, which are
+    attached under the function's name. Raises FormulationError where it declares no constraint, declares an
+    objective, or asks for an index that the model does not have (with the nearest one).
     """
-    declaration = declaration_of(model)
-    names = list(declaration.extra)
+    network = declaration_of(model).network
     for function in extra:
-        names += _added(model, function, declaration.network)
-    declare(model, replace(declaration, extra=tuple(names)))
+        _add(model, function, network)
 
 
-def _added(model: Any, function: Extra, network: Network) -> list[str]:
+def _add(model: Any, function: Extra, network: Network) -> None:
     label = getattr(function, "__name__", "extra")
     before = {id(component) for component in model.component_objects()}
     try:
         returned = function(model, network)
     except KeyError as error:
         raise FormulationError(f"extra constraint '{label}': {_missing(model, error)}") from error
-    if isinstance(returned, RelationalExpression):
-        name = unique_component_name(model, label if label.isidentifier() else "extra")
-        model.add_component(name, pyo.Constraint(expr=returned))
-    fresh = [component for component in model.component_objects() if id(component) not in before]
-    if any(component.ctype is pyo.Objective for component in fresh):
+    _attach(model, returned, label)
+    fresh = {component.ctype for component in model.component_objects() if id(component) not in before}
+    if pyo.Objective in fresh:
         raise FormulationError(f"extra constraint '{label}' declares an objective; a market has one already")
-    names = [component.name for component in fresh if component.ctype is pyo.Constraint]
-    if not names:
+    if pyo.Constraint not in fresh:
         raise FormulationError(
             f"extra constraint '{label}' declared no constraint; attach one (model.cap = Constraint(...)) "
             "or return a relation such as model.accepted_kw['a', 0] <= 5"
         )
-    return names
+
+
+def _attach(model: Any, returned: Any, label: str) -> None:
+    """Attaches what an extra function returned: one relation, or several as an indexed constraint."""
+    if returned is None or isinstance(returned, Component):
+        return
+    relations = list(returned) if isinstance(returned, (list, tuple)) else [returned]
+    wrong = [item for item in relations if not isinstance(item, RelationalExpression)]
+    if wrong or not relations:
+        raise FormulationError(
+            f"extra constraint '{label}' returned {wrong[0] if wrong else returned!r}, which is no relation between "
+            "variables; return something such as model.accepted_kw['a', 0] <= 5, or a list of such relations"
+        )
+    name = unique_component_name(model, label if label.isidentifier() else "extra")
+    many = isinstance(returned, (list, tuple))
+    try:
+        constraint = (
+            pyo.Constraint(range(len(relations)), rule=lambda _, k: relations[k])
+            if many
+            else pyo.Constraint(expr=returned)
+        )
+        model.add_component(name, constraint)
+    except ValueError as error:  # strict and "not equal" relations, which no solver can take
+        raise FormulationError(f"extra constraint '{label}' cannot be taken: {error}") from None
 
 
 def _missing(model: Any, error: KeyError) -> str:
     """A message for an index that is not there, with the nearest order, branch or bus."""
     text = str(error.args[0]) if error.args else str(error)
-    for component in (model.accepted_kw, *model.grid.component_objects((pyo.Var, pyo.Constraint))):
-        if f"'{component.name}'" in text or f"component {component.name}" in text:
-            wanted = text.split("'")[1] if text.startswith("Index '") else text
-            known = [str(key) for key in component]
-            return str(unknown_name(f"index of {component.name}", wanted, known))
-    return text
+    found = re.match(r"Index '(.*)' is not valid for indexed component '(.*)'", text)
+    component = model.find_component(found[2]) if found else None
+    if found is None or component is None:
+        return text
+    return str(unknown_name(f"index of {component.name}", found[1], map(str, component)))
