@@ -36,9 +36,8 @@ def test_there_is_an_example_of_at_most_fifteen_lines_with_output():
 
 
 def test_the_table_is_generated():
-    made = subprocess.run(
-        [sys.executable, "tools/readme_table.py"], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
+    command = [sys.executable, "tools/readme_table.py"]
+    made = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     assert made.stdout in TEXT, "run: python tools/readme_table.py --write"
 

@@ -43,8 +43,9 @@ def test_flows_are_the_same(both):
     net, case, clearing = both
     buses = _bus_names(net, case, net.bus["name"].astype(str))
     name_of = dict(zip(net.bus.index, buses, strict=True))
-    theirs = [(name_of[r.from_bus], name_of[r.to_bus], p) for r, p in zip(net.line.itertuples(), net.res_line.p_from_mw)]
-    theirs += [(name_of[r.hv_bus], name_of[r.lv_bus], p) for r, p in zip(net.trafo.itertuples(), net.res_trafo.p_hv_mw)]
+    ends = [*net.line[["from_bus", "to_bus"]].to_numpy(), *net.trafo[["hv_bus", "lv_bus"]].to_numpy()]
+    values = [*net.res_line["p_from_mw"], *net.res_trafo["p_hv_mw"]]
+    theirs = [(name_of[i], name_of[j], p) for (i, j), p in zip(ends, values, strict=True)]
     lines = case.network.lines
     ours: dict[tuple[str, str], float] = {}
     for i, j, p in zip(lines["from_bus"], lines["to_bus"], clearing.flows["p_kw"], strict=True):

@@ -51,7 +51,11 @@ NETWORKS = [
     ("branches", put(1, "kind", "wire"), ["'kind'", "'wire'", "line, transformer, switch, private"]),
     ("branches", put(1, "in_service", "perhaps"), ["'in_service'", "'perhaps'", "neither yes nor no"]),
     ("branches", lambda f: f.drop(columns="x_ohm"), ["'x_ohm'", "the column is missing", "columns: branch"]),
-    ("branches", lambda f: f.rename(columns={"rating_kva": "rating_kv"}), ["'rating_kv'", "did you mean 'rating_kva'?"]),
+    (
+        "branches",
+        lambda f: f.rename(columns={"rating_kva": "rating_kv"}),
+        ["'rating_kv'", "did you mean 'rating_kva'?"],
+    ),
     ("branches", lambda f: f.iloc[:2], ["1 of 4 buses", "no path to the source bus 's'", "c", "close a switch"]),
     ("buses", put(2, "bus", "a"), ["'a'", "stands twice"]),
     ("buses", put(2, "base_kv", 0), ["row 'b'", "'base_kv'", "greater than zero"]),
@@ -155,7 +159,8 @@ def test_orders_must_fit_the_network() -> None:
 def test_an_arbitrage_loop_at_the_source_is_refused() -> None:
     network, _ = small_market()
     grid = {"bus": "s", "participant": "grid"}
-    rows = [{**CURVE, **grid, "order": "export", "price_max": 0.12}, {**CURVE, **grid, "order": "import", "side": "offer"}]
+    export, imports = {"order": "export", "price_max": 0.12}, {"order": "import", "side": "offer"}
+    rows = [{**CURVE, **grid, **export}, {**CURVE, **grid, **imports}]
     with pytest.raises(mo.DataError, match="arbitrage loop: 'grid' buys at 0.12 what it sells at 0.1"):
         mo.clear("surplus", network, mo.Orders.from_curves(pd.DataFrame(rows)))
     apart = pd.DataFrame([rows[0], {**rows[1], "participant": "other"}])
