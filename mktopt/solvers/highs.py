@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mktopt.errors import SolverError, unknown_name
+from mktopt.solvers.polish import SMALL, polish
 from mktopt.solvers.prices import marginal_values
 from mktopt.solvers.program import Program
 from mktopt.solvers.solution import Has, Solution, Status, Stopped, judged
@@ -38,6 +39,11 @@ _DEFAULTS: dict[str, Any] = {
     "presolve": "off",
     "qp_regularization_value": 1e-12,
 }
+# Residuals of a QP above this are worth a polish.
+_TARGET = 1e-7
+# Where the QP solver loses its way on a flat objective, its own regularisation often helps; the polish takes it out.
+_AGAIN = (Stopped.NUMERICAL, Stopped.ITERATION_LIMIT, Stopped.ERROR)
+_SECOND: dict[str, Any] = {"qp_regularization_value": 1e-7}
 # The default absolute gap (1e-6 $) would be all the welfare of a small market.
 _MIP_DEFAULTS: dict[str, Any] = {
     "presolve": "choose",
@@ -66,6 +72,14 @@ def solve_auxiliary(program: Program) -> Solution:
 
 def solve(program: Program, options: Mapping[str, Any] | None = None) -> Solution:
     """Solve with HiGHS; `options` are its own (`time_limit`, `mip_rel_gap`, `threads`, ...)."""
+    solution = _attempt(program, options)
+    if program.P is None or solution.status.stopped not in _AGAIN:
+        return solution
+    again = _attempt(program, {**_SECOND, **(options or {})})
+    return again if again.status.has is Has.OPTIMAL else solution
+
+
+def _attempt(program: Program, options: Mapping[str, Any] | None) -> Solution:
     start = time.perf_counter()
     highs = load(program, options)
     began = time.perf_counter()
@@ -83,6 +97,8 @@ def load(program: Program, options: Mapping[str, Any] | None = None) -> Any:
     chosen = dict(_DEFAULTS)
     if program.integer.any():
         chosen |= _MIP_DEFAULTS
+    if program.P is not None:
+        chosen |= _qp_defaults(program)
     _set_options(highs, chosen | dict(options or {}))
     lp = highspy.HighsLp()
     lp.num_col_, lp.num_row_ = program.n, program.m
@@ -104,6 +120,17 @@ def load(program: Program, options: Mapping[str, Any] | None = None) -> Any:
     if program.P is not None:
         _pass_hessian(highs, program)
     return highs
+
+
+def _qp_defaults(program: Program) -> dict[str, int]:
+    """The QP solver's tolerances are absolute, so costs are brought near one (power of two: nothing is rounded); where
+    it runs in circles all the same it is stopped."""
+    costs = np.abs(program.c[program.c != 0])
+    exponent = -np.round(np.log2(np.median(costs))) if len(costs) else 0.0
+    return {
+        "user_objective_scale": int(np.clip(exponent, -30, 30)),
+        "qp_iteration_limit": 1000 + 10 * (program.n + program.m),
+    }
 
 
 def _pass_hessian(highs: Any, program: Program) -> None:
@@ -166,4 +193,29 @@ def _answer(program: Program, highs: Any, start: float, seconds: dict[str, float
         message=f"HiGHS: {highs.modelStatusToString(highs.getModelStatus())}",
     )
     solution = judged(program, solution)
+    if program.P is not None and stopped not in (Stopped.INFEASIBLE, Stopped.UNBOUNDED):
+        solution = _mended(program, found, solution)
     return solution.replace(seconds={**seconds, "total": time.perf_counter() - start})
+
+
+def _mended(program: Program, found: Any, solution: Solution) -> Solution:
+    """The answer of the QP solver polished, where it gave up or drifted off the equalities on its way.
+
+    HiGHS calls such values invalid, and they are; but they tell which limits bind, and residuals judge the rest.
+    """
+    if len(found.col_value) != program.n or (solution.residuals and solution.residuals.ok(_TARGET) and program.n > SMALL):
+        return solution
+    x = np.clip(np.array(found.col_value, dtype=float), program.lower, program.upper)
+    candidate = solution.replace(
+        status=Status(Stopped.OPTIMAL, Has.OPTIMAL),
+        message=f"{solution.message}, polished",
+        x=x,
+        row_dual=marginal_values(program.sense, np.array(found.row_dual), derivative=True),
+        reduced_cost=marginal_values(program.sense, np.array(found.col_dual), derivative=True),
+    )
+    if not all(np.isfinite(part).all() for part in (x, candidate.row_dual, candidate.reduced_cost)):
+        return solution
+    kappa = max(float(np.abs(x).max(initial=0.0)), 1e-12)
+    steepest = float(np.abs(program.c + program.curvature(x)).max(initial=0.0))
+    polished = polish(program, judged(program, candidate), kappa, 1.0 / (kappa * (steepest or 1.0)))
+    return polished if polished.status.has is Has.OPTIMAL else solution

@@ -19,6 +19,8 @@ import numpy as np
 from mktopt.solvers.program import Array, Program
 from mktopt.solvers.solution import Has, Solution, Status, Stopped, judged
 
+# Programs of up to this many variables are polished always: it costs them nothing.
+SMALL = 2000
 _DELTA = 1e-9
 _REFINEMENTS = 12
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from mktopt.solvers.program import Array, Program
+from mktopt.solvers.program import Array, Program, inner
 
 TOLERANCE = 1e-6
 
@@ -155,21 +154,33 @@ def _with_duals(program: Program, x: Array, activity: Array, y: Array, z: Array,
     c = sense * program.c
     error = np.abs(c + curvature - program.A.T @ y - z)
     size = np.abs(c) + np.abs(curvature) + abs(program.A).T @ np.abs(y) + np.abs(z)
-    dual = _relative(error, size)
+    steepest = _steepest(program)
+    dual = _relative(error, size) if steepest else float(error.max(initial=0.0))
 
     limits = (program.row_lower, program.row_upper, program.lower, program.upper)
     low, high, x_low, x_high = (np.where(np.isfinite(limit), limit, 0.0) for limit in limits)
     pairs = ((y_low, activity - low), (y_high, high - activity), (z_low, x - x_low), (z_high, x_high - x))
     slackness = max(float(np.abs(multiplier * slack).max(initial=0.0)) for multiplier, slack in pairs)
-    square = float(x @ curvature)
-    primal_objective = float(c @ x) + 0.5 * square
-    dual_objective = float(y_low @ low - y_high @ high + z_low @ x_low - z_high @ x_high) - 0.5 * square
-    turnover = float(np.abs(c) @ np.abs(x)) + 0.5 * abs(square)
-    reach = float(np.abs(y) @ (np.abs(low) + np.abs(high)) + np.abs(z) @ (np.abs(x_low) + np.abs(x_high)))
-    scale = max(turnover, min(1.0, reach), 1e-6 * reach)
-    if scale == 0.0:
-        scale = 1.0
+    square = inner(x, curvature)
+    primal_objective = inner(c, x) + 0.5 * square
+    dual_objective = inner(y_low, low) - inner(y_high, high) + inner(z_low, x_low) - inner(z_high, x_high)
+    dual_objective -= 0.5 * square
+    turnover = inner(np.abs(c), np.abs(x)) + 0.5 * abs(square)
+    reach = inner(np.abs(y), np.abs(low) + np.abs(high)) + inner(np.abs(z), np.abs(x_low) + np.abs(x_high))
+    scale = max(turnover, min(1.0, reach), 1e-6 * reach, 1e-4 * program.typical * (steepest or 1.0))
     return Residuals(primal, dual, abs(primal_objective - dual_objective) / scale, slackness / scale)
+
+
+def _steepest(program: Program) -> float:
+    """The steepest gradient of the objective over a typical limit: the size of its prices. 0 without an objective.
+
+    Where (nearly) nothing moves, noise in money is judged by what a typical limit is worth at it; where nothing has a
+    price, by one per unit.
+    """
+    steep = float(np.abs(program.c).max(initial=0.0))
+    if program.P is not None and program.P.nnz:
+        steep += program.typical * float(np.abs(program.P.data).max())
+    return steep
 
 
 def _sides(multiplier: Array, lower: Array, upper: Array) -> tuple[Array, Array]:

@@ -1,0 +1,119 @@
+"""The benchmarks of speed, each built once and small: they run, agree with mktopt and notice when they do not."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mktopt as mo
+
+ROOT = Path(__file__).resolve().parents[1]
+SPEED = ROOT / "benchmarks" / "speed"
+PEERS = ("raw", "cvxpy_plain", "cvxpy_parameters")
+
+
+def loaded(name: str) -> ModuleType:
+    """A script of benchmarks/speed as a module; scripts import each other by their bare name."""
+    spec = importlib.util.spec_from_file_location(name, SPEED / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def peers() -> Any:
+    return loaded("peers")
+
+
+@pytest.fixture(scope="module")
+def clear(peers: Any) -> Any:
+    return loaded("clear")
+
+
+@pytest.fixture(scope="module")
+def small(clear: Any) -> Any:
+    return clear.measure_size(20, repeat=1, parameters=True)
+
+
+def test_every_script_of_the_folder_is_run_here() -> None:
+    assert {path.stem for path in SPEED.glob("*.py")} == {"clear", "peers"}
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_finds_our_welfare_and_prices(peers: Any, name: str) -> None:
+    network, orders, *_ = mo.load_case("synthetic:radial:25:3")
+    assert orders is not None
+    clearing = mo.clear("surplus", network, orders)
+    answer = getattr(peers, name)(peers.arrays_of(network, orders))
+    assert answer.welfare == pytest.approx(clearing.welfare, rel=1e-6)
+    np.testing.assert_allclose(answer.prices, clearing.prices["price"], atol=1e-4)
+
+
+def test_peers_refuse_a_market_that_they_would_simplify(peers: Any) -> None:
+    network, orders, *_ = mo.load_case("synthetic:radial:10:0")
+    with pytest.raises(ValueError, match="one period of one hour"):
+        peers.arrays_of(network.replace(hours=[1.0, 1.0]), orders)
+
+
+def test_all_contestants_and_stages_are_timed(clear: Any, small: Any) -> None:
+    assert set(small.seconds) == {clear.OURS, clear.RAW, clear.RAW_OWN, clear.PLAIN, clear.PARAMETERS}
+    assert all(value > 0 for value in (*small.seconds.values(), *small.stages.values()))
+    assert sum(small.stages.values()) == pytest.approx(small.seconds[clear.OURS], rel=1e-9)
+    assert small.worst_welfare_error <= clear.SAME_WELFARE
+
+
+def test_a_contestant_that_solves_another_problem_is_noticed(clear: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cheat(market: Any) -> Any:
+        return clear.peers.Answer(1.001 * clear.peers.raw(market).welfare, np.zeros(20))
+
+    monkeypatch.setattr(clear, "contestants", lambda parameters: {clear.RAW: cheat})
+    with pytest.raises(RuntimeError, match=r"welfare differs by 1\.0e-03"):
+        clear.measure_size(20, repeat=1)
+
+
+def test_verdicts_follow_the_limits(clear: Any) -> None:
+    def size(buses: int, ours: float, raw: float) -> Any:
+        seconds = {clear.OURS: ours, clear.RAW: raw, clear.RAW_OWN: raw, clear.PLAIN: raw, clear.PARAMETERS: 2.0}
+        return clear.Size(buses, 2 * buses, 1, seconds, dict.fromkeys(clear.STAGES, ours / 4), 0.0)
+
+    sizes = [size(1_000, 0.1, 0.1), size(10_000, 1.0, 0.5), size(100_000, 61.0, 5.0)]
+    targets = {t.what: t for t in clear.judge(sizes, 0.031, 0.5, 1.0, {100_000: 5.0})}
+    assert targets["mktopt.clear / raw Clarabel at 10,000 buses"].verdict == "met"
+    assert targets["mktopt.clear / raw Clarabel at 1,000 buses"].verdict == ""
+    assert targets["mktopt.clear at 100,000 buses"].verdict == "NOT MET"
+    assert targets["peak memory at 100,000 buses"].verdict == "met"
+    growth = targets["growth exponent, 1,000 to 100,000 buses"]
+    assert growth.measured == pytest.approx(np.log10(610) / 2)
+    assert growth.verdict == "NOT MET"
+    assert targets["ieee34, cold"].measured == pytest.approx(31.0)
+    assert targets["ieee34, cold"].verdict == "NOT MET"
+
+
+def test_the_script_prints_its_table_and_writes_it(tmp_path: Path) -> None:
+    out = tmp_path / "speed.json"
+    command = [sys.executable, str(SPEED / "clear.py"), "--sizes", "20", "--repeat", "1", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, env=_with_package(), capture_output=True, text=True)
+    report = json.loads(out.read_text(encoding="utf-8"))
+    missed = any(t["limit"] is not None and t["measured"] > t["limit"] for t in report["targets"])
+    assert done.returncode == int(missed), done.stderr
+    assert done.stdout.count("mktopt.clear") == 5
+    assert "| raw Clarabel " in done.stdout
+    assert report["sizes"][0]["buses"] == 20
+    assert {"import mktopt, fresh process", "peak memory at 20 buses"} <= {t["what"] for t in report["targets"]}
+
+
+def _with_package() -> dict[str, str]:
+    """The environment, with this repository's package in front."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
