@@ -40,14 +40,28 @@ def price_by_perturbation(
     price = -(W(demand + epsilon) - W(demand)) / (epsilon hours), and likewise for less demand (a firm offer at no
     cost). Where the two differ the price is not unique, or epsilon is too large.
     """
-    hours = float(network.hours[period])
+    arguments: dict[str, Any] = {"flow": flow, "solver": solver, "extra": extra, **options}
+    base = clear(mechanism, network, orders, **arguments).welfare
+    return _slopes(base, mechanism, network, orders, bus, period, epsilon_kw, arguments)
 
-    def welfare(side: str | None) -> float:
-        probed = orders if side is None else orders.merge(_probe(bus, period, side, epsilon_kw))
-        return clear(mechanism, network, probed, flow=flow, solver=solver, extra=extra, **options).welfare
 
-    base = welfare(None)
-    return (base - welfare("bid")) / (epsilon_kw * hours), (welfare("offer") - base) / (epsilon_kw * hours)
+def _slopes(
+    base: float,
+    mechanism: str,
+    network: Network,
+    orders: Orders,
+    bus: str,
+    period: int,
+    epsilon_kw: float,
+    arguments: dict[str, Any],
+) -> tuple[float, float]:
+    """Loss of welfare per kWh of more firm demand, gain per kWh of less, from the welfare `base` without either."""
+    energy = epsilon_kw * float(network.hours[period])
+    more, less = (
+        clear(mechanism, network, orders.merge(_probe(bus, period, side, epsilon_kw)), **arguments).welfare
+        for side in ("bid", "offer")
+    )
+    return (base - more) / energy, (less - base) / energy
 
 
 def _probe(bus: str, period: int, side: str, width_kw: float) -> Orders:
@@ -83,9 +97,7 @@ def check_prices(
     records = []
     for bus in network.buses["bus"] if buses is None else buses:
         for period in network.periods:
-            more, less = price_by_perturbation(
-                mechanism, network, orders, bus, period, epsilon_kw=epsilon, **arguments
-            )
+            more, less = _slopes(clearing.welfare, mechanism, network, orders, bus, period, epsilon, arguments)
             price = clearing.price(bus, period)
             unique = abs(more - less) <= 10 * tolerance * level
             assert min(more, less) - tolerance * level <= price <= max(more, less) + tolerance * level, (

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mktopt.errors import InfeasibleError, SolverError, UnboundedError
-from mktopt.formulations.market import Declaration
+from mktopt.formulations.market import Declaration, own_rows
 from mktopt.solvers.infeasible import Member, Relaxed, diagnose
 from mktopt.solvers.program import Program
 from mktopt.solvers.solution import Solution, Stopped
@@ -72,7 +72,7 @@ def infeasible(declaration: Declaration, model: Any, program: Program) -> Infeas
     """The error for a market without a feasible dispatch, with its report."""
     names = _Names(model, declaration, program)
     rows = [program.row(row) for row in model.grid.balance.values()]
-    own = [program.row(row) for name in declaration.extra for row in model.find_component(name).values() if row.active]
+    own = [program.row(row) for row in own_rows(model)]
     branches = list(program.columns(model.grid.p_kw.values())) if model.grid.component("p_kw") is not None else []
     first = diagnose(program, rows=np.array(rows + own, dtype=int), columns=np.array([], dtype=int))
     second = diagnose(
@@ -110,9 +110,13 @@ class _Names:
         self.program = program
         grid = model.grid
         self.balance = {id(row): key for key, row in grid.balance.items()}
+        total = grid.component("total")
+        self.total = {} if total is None else {id(row): period for period, row in total.items()}
         self.flow = {id(v): key for key, v in grid.p_kw.items()} if grid.component("p_kw") is not None else {}
         self.segment = {id(v): key for key, v in model.segment_kw.items()}
-        self.firm = dict(zip(declaration.orders.orders["order"], declaration.orders.firm.tolist(), strict=True))
+        table = declaration.orders.orders
+        keys = zip(table["order"], table["period"].tolist(), strict=True)
+        self.firm = dict(zip(keys, declaration.orders.firm.tolist(), strict=True))
 
     def _component(self, member: Member) -> int:
         program = self.program
@@ -124,6 +128,8 @@ class _Names:
         if what in self.balance:
             bus, period = self.balance[what]
             return f"balance of bus {bus}, period {period}"
+        if what in self.total:
+            return f"balance of the whole grid, period {self.total[what]}"
         if what in self.flow:
             branch, period = self.flow[what]
             way = "against" if member.side == "lower" else "along"
@@ -132,7 +138,7 @@ class _Names:
             order, period, _ = self.segment[what]
             if member.side == "upper":
                 return f"width of order {order}, period {period}: {member.limit:g} kW"
-            kind = "firm order" if self.firm.get(order) else "minimum of order"
+            kind = "firm order" if self.firm.get((order, period)) else "minimum of order"
             return f"{kind} {order}, period {period}: {member.limit:g} kW"
         return str(member)
 

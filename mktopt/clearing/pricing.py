@@ -64,7 +64,7 @@ def budget_balanced(orders: Orders, quantity_kw: FloatArray, nodal_price: FloatA
         rows = np.array(list(model.accepted), dtype=np.int64)
         price[rows] = sharpened(orders, quantity_kw, nodal_price, rows, float(model.shortfall))
         solved = solution.x[program.columns(list(model.price.values()))]
-        level = max(float(np.abs(price[rows]).max()), 1e-12)
+        level = max(float(np.abs(price[rows]).max()), 1e-6 * float(np.abs(orders.curves.start).max()), 1e-12)
         if float(np.abs(price[rows] - solved).max()) > _SHARP * level:
             raise SolverError(f"budget-balanced prices of period {period}: the solver's answer is not their optimum")
         if model.shortfall > 0:

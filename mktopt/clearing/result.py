@@ -32,7 +32,8 @@ class Evidence:
 
     variables, values: shape (n,); rows, multipliers: shape (m,), each the welfare gained
     per unit of the row's right-hand side [$]; balance: the rows of `balance` in table sequence (bus by bus, period
-    within), -1 where a bus has no row; balance_sign: the coefficient with which an injection enters the row.
+    within), -1 where a bus has no row; balance_sign: the coefficient with which an injection enters the row; own: the
+    rows of the user's own constraints, in the sequence of table `constraints`.
     """
 
     model: Any
@@ -42,6 +43,7 @@ class Evidence:
     multipliers: FloatArray
     balance: npt.NDArray[np.int64]
     balance_sign: FloatArray
+    own: list[Any]
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,13 +55,13 @@ def settle(clearing: Clearing, truth: Orders | None = None) -> Settlement:
     """Payments and rewards of `clearing`, valued by the curves of `truth` (default: the submitted orders).
 
     `truth` holds the hidden true curves under the same order names and periods; it may hold others too.
-    Raises DataError where an order that was cleared is missing from `truth` or its curve there is shorter than
-    what was accepted.
+    Raises DataError where an order that was cleared is missing from `truth`, stands on the other side there, or has a
+    curve there that is shorter than what was accepted.
     """
     table = clearing.dispatch.copy()
     hours = clearing.network.hours[table["period"].to_numpy()]
     quantity = table["quantity_kw"].to_numpy()
-    table["value"] = hours * _true_value(clearing, truth or clearing.orders, quantity)
+    table["value"] = hours * _true_value(clearing, clearing.orders if truth is None else truth, quantity)
     bid = (table["side"] == "bid").to_numpy()
     table["reward"] = np.where(bid, 1.0, -1.0) * table["value"] - table["payment"]
     energy = quantity * hours
@@ -87,6 +87,14 @@ def _true_value(clearing: Clearing, truth: Orders, quantity: FloatArray) -> Floa
     faults = [
         Fault("truth", "the order was cleared but has no true curve", name, hint="add it under the same name")
         for name in clearing.dispatch["order"].to_numpy()[rows < 0]
+    ]
+    if faults:
+        raise DataError(faults)
+    side = truth.orders["side"].to_numpy()[rows]
+    faults = [
+        Fault("truth", f"the order was cleared as a {cleared}", name, "side", true, "give the curve of that side")
+        for name, cleared, true in zip(clearing.dispatch["order"], clearing.dispatch["side"], side, strict=True)
+        if cleared != true
     ]
     if faults:
         raise DataError(faults)

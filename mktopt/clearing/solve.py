@@ -17,7 +17,7 @@ from mktopt.clearing.diagnosis import refuse_unsolved
 from mktopt.clearing.pricing import PRICING
 from mktopt.clearing.result import Clearing, Evidence, FloatArray
 from mktopt.clearing.ties import share_ties
-from mktopt.formulations.market import Declaration, declaration_of
+from mktopt.formulations.market import Declaration, declaration_of, own_rows
 from mktopt.solvers import compile, solve_fixed
 from mktopt.solvers import solve as solve_program
 from mktopt.solvers.prices import order_prices, orientation, row_prices, welfare_duals
@@ -65,16 +65,16 @@ def _tabulate(
     segments = list(model.segment_kw.values())
     columns = program.columns(segments)  # -1 where the user fixed the variable
     free = columns >= 0
-    own = _own_rows(model, declaration)
-    segment_kw = share_ties(orders, program.values(solution.x, segments), ~free | _touched(model, own))
-    x = np.array(solution.x, dtype=float)
+    own = own_rows(model)
+    x = np.clip(solution.x, program.lower, program.upper)  # a solver's tolerance is no negative quantity
+    segment_kw = share_ties(orders, program.values(x, segments), ~free | _touched(model, own))
     x[columns[free]] = segment_kw[free]
     for variable, value in zip(program.variables, x.tolist(), strict=True):
         variable.set_value(value, skip_validation=True)
 
-    evidence, prices = _price(model, declaration, program, solution, columns, x)
+    evidence, prices = _price(model, declaration, program, solution, columns, x, own)
     quantity = orders.curves.total(segment_kw)
-    rule = PRICING[declaration.options.get("pricing", "nodal")]
+    rule = PRICING[declaration.options.get("pricing", "nodal")].price
     where = network.bus_positions(orders.orders["bus"]) * len(network.hours) + orders.orders["period"].to_numpy()
     faced = _order_prices(declaration, program, solution, columns, model)
     faced = np.where(np.isnan(faced), prices[where], faced)
@@ -110,16 +110,6 @@ def _tabulate(
     )
 
 
-def _own_rows(model: Any, declaration: Declaration) -> list[Any]:
-    """The rows of the user's own constraints, in declaration order."""
-    rows: list[Any] = []
-    for name in declaration.extra:
-        component = model.find_component(name)
-        if component is not None and component.active:
-            rows += [row for row in component.values() if row.active]
-    return rows
-
-
 def _touched(model: Any, own: list[Any]) -> npt.NDArray[np.bool_]:
     """Which segments a user's own constraint names, shape (segments,)."""
     named = {id(v) for row in own for v in identify_variables(row.body)}
@@ -135,12 +125,13 @@ def _price(
     solution: Solution,
     columns: npt.NDArray[np.int64],
     x: FloatArray,
+    own: list[Any],
 ) -> tuple[Evidence, FloatArray]:
     """The evidence of the solution, and the price of every bus and period (bus by bus) [$/kWh]."""
     network, orders = declaration.network, declaration.orders
-    balance = model.grid.balance
+    at = {key: program.row(row) for key, row in model.grid.balance.items()}
     keys = [(bus, t) for bus in network.buses["bus"] for t in network.periods]
-    rows = np.array([program.row(balance[key]) if key in balance else -1 for key in keys], dtype=np.int64)
+    rows = np.array([at.get(key, -1) for key in keys], dtype=np.int64)
     has = rows >= 0
     sign = orders.injection_sign[orders.segment_order]
     hours = np.tile(network.hours, network.n_buses)
@@ -148,7 +139,8 @@ def _price(
     prices[has] = row_prices(program, solution, rows[has], columns, sign, hours[has])
     written = np.ones(len(rows))
     written[has] = orientation(program, rows[has], columns, sign)
-    return Evidence(model, program.variables, x, program.rows, welfare_duals(program, solution), rows, written), prices
+    multipliers = welfare_duals(program, solution)
+    return Evidence(model, program.variables, x, program.rows, multipliers, rows, written, own), prices
 
 
 def _order_prices(

@@ -64,6 +64,7 @@ def save(clearing: Clearing, folder: str | Path, format: str = "csv") -> None:
                 _write(table, aside / f"{name}.{format}")
         manifest = _manifest(clearing, certificate, format)
         manifest["sha256"] = {file.name: _sha256(file) for file in sorted(aside.iterdir())}
+        manifest["sha256_of_manifest"] = _manifest_digest(manifest)
         text = json.dumps(manifest, indent=2, default=str)
         aside.joinpath("manifest.json").write_text(text + "\n", encoding="utf-8")
 
@@ -83,7 +84,10 @@ def load(folder: str | Path) -> Clearing:
         if _sha256(folder / name) != digest:
             problem = "the file was changed after it was saved (its sha256 differs from the manifest's)"
             raise DataError(Fault(str(folder), problem, name, hint="save the clearing again"))
-    tables: dict[str, Any] = {name: _read(folder / f"{name}.{manifest['format']}") for name in TABLES}
+    files = {name: f"{name}.{manifest['format']}" for name in TABLES}
+    tables: dict[str, Any] = {
+        name: _read(folder / file) if file in manifest["sha256"] else None for name, file in files.items()
+    }
     clearing = Clearing(
         **tables,
         welfare=manifest["welfare"],
@@ -137,6 +141,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("mktopt_clearing") != FORMAT:
         problem = f"the manifest's format is not {FORMAT}"
         raise DataError(Fault(str(path), problem, hint="load it with the version of mktopt that saved it"))
+    if manifest.get("sha256_of_manifest") != _manifest_digest(manifest):
+        problem = "the manifest was changed after it was saved (its sha256 differs from the one in it)"
+        raise DataError(Fault(str(path), problem, hint="save the clearing again"))
     known = {field.name for field in fields(Certificate)}
     if set(manifest["certificate"]) != known:
         raise DataError(Fault(str(path), "the certificate has other figures than this version's"))
@@ -153,9 +160,14 @@ def _write(table: pd.DataFrame, path: Path) -> None:
         raise MktoptError("parquet needs pyarrow: pip install 'mktopt[parquet]', or save with format='csv'") from None
 
 
-def _read(path: Path) -> pd.DataFrame | None:
-    if not path.exists():
-        return None
+def _manifest_digest(manifest: dict[str, Any]) -> str:
+    """sha256 of the manifest's other entries, as JSON reads them back."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256_of_manifest"}
+    plain = json.loads(json.dumps(rest, default=str))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path) -> pd.DataFrame:
     if path.suffix == ".parquet":
         return pd.read_parquet(path)
     header = pd.read_csv(path, nrows=0).columns

@@ -35,7 +35,9 @@ def budget_balance(orders: Orders, quantity_kw: FloatArray, nodal_price: FloatAr
     rows = accepted_rows(orders, quantity_kw, period)
     if rows.size == 0:
         return None
-    limit, quantity = price_limit(orders, quantity_kw)[rows], quantity_kw[rows]
+    limit, nodal, quantity = price_limit(orders, quantity_kw)[rows], nodal_price[rows], quantity_kw[rows]
+    smallest = 1e-12 * float(np.abs(np.r_[orders.curves.start, orders.curves.end]).max())
+    limit, nodal = (np.where(np.abs(price) > smallest, price, 0.0) for price in (limit, nodal))
     bid = orders.is_bid[rows]
     model = pyo.ConcreteModel("budget_balance")
     model.accepted = pyo.Set(initialize=rows.tolist())
@@ -50,7 +52,7 @@ def budget_balance(orders: Orders, quantity_kw: FloatArray, nodal_price: FloatAr
     model.distance = pyo.Objective(
         expr=sum(
             q * (p - value) ** 2
-            for q, p, value in zip(quantity.tolist(), variables, nodal_price[rows].tolist(), strict=True)
+            for q, p, value in zip(quantity.tolist(), variables, nodal.tolist(), strict=True)
         ),
         sense=pyo.minimize,
     )

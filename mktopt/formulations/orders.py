@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyomo.environ as pyo
 from pyomo.core.expr import LinearExpression
-from pyomo.core.expr.numeric_expr import PowExpression, ProductExpression, SumExpression
+from pyomo.core.expr.numeric_expr import MonomialTermExpression, ProductExpression, SumExpression
 
 from mktopt.networks.network import Network
 from mktopt.networks.orders import Orders
@@ -108,7 +108,7 @@ def _surplus(model: Any, orders: Orders) -> None:
         )
         curved = here & (quadratic != 0)
         squares = [
-            ProductExpression((coefficient, PowExpression((x, 2))))
+            ProductExpression((MonomialTermExpression((coefficient, x)), x))
             for coefficient, x in zip(quadratic[curved].tolist(), variables[curved].tolist(), strict=True)
         ]
         sums[t] = SumExpression([affine, *squares])

@@ -171,13 +171,13 @@ def _empty(values: pd.Series[Any]) -> np.ndarray[Any, Any]:
 def _read_text(
     values: pd.Series[Any], table: str, column: Column, labels: Sequence[object], faults: list[Fault]
 ) -> np.ndarray[Any, Any]:
-    blank = _empty(values)
     if pd.api.types.is_float_dtype(values):
         # a name column that pandas read as float (701.0) is a whole number with gaps
         whole = [str(int(v)) if np.isfinite(v) and v == int(v) else str(v) for v in values.to_numpy()]
         text = np.array(whole, dtype=object)
     else:
         text = np.array([str(v).strip() for v in values], dtype=object)
+    blank = values.isna().to_numpy() | (text == "")
     allowed = column.default is not None
     for position in np.flatnonzero(blank).tolist():
         if allowed:

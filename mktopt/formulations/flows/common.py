@@ -133,7 +133,7 @@ def explicit_injection(block: Any, network: Network, injection: Injections) -> N
 
 
 def _zero_row(body: LinearExpression) -> Any:
-    """`body == 0`; a bus without wires and orders leaves nothing to state but its constant."""
-    if not body.linear_vars:
-        return pyo.Constraint.Feasible if abs(body.constant) == 0 else pyo.Constraint.Infeasible
-    return (0.0, body, 0.0)
+    """`body == 0`; a lone bus without orders has nothing to state, unless a shunt there draws power from nowhere."""
+    if not body.linear_vars and body.constant == 0:
+        return pyo.Constraint.Feasible
+    return (body, 0.0)

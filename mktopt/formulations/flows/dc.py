@@ -21,15 +21,16 @@ from pyomo.core.expr import LinearExpression
 from mktopt.formulations.flows.common import branch_flows, index_sets, nodal_balance
 from mktopt.formulations.orders import Injections
 from mktopt.networks.network import Network
+from mktopt.networks.sensitivity import refuse_open_loops
 from mktopt.networks.units import reactance_per_kw
 
 
 def dc(block: Any, network: Network, injection: Injections) -> None:
     """Fills `block` with `p_kw`, `angle`, `balance` and `angle_drop`.
 
-    Raises DataError (of the topology) where a loop without any reactance leaves its flows undetermined.
+    Raises FormulationError where a loop without any reactance leaves its flows undetermined.
     """
-    network.topology.refuse_open_loops()
+    refuse_open_loops(network)
     index_sets(block, network)
     branch_flows(block, network, angles=True)
     nodal_balance(block, network, injection)
@@ -56,7 +57,7 @@ def _angle_drop(block: Any, network: Network, reactance: Any) -> None:
             linear_coefs=[x, -1.0, 1.0],
             linear_vars=[block.p_kw[branch, t], block.angle[i, t], block.angle[j, t]],
         )
-        return (-shift, body, -shift)
+        return (body, -shift)
 
     block.angle_drop = pyo.Constraint(block.branches, block.periods, rule=rule)
 

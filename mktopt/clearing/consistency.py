@@ -1,0 +1,132 @@
+"""Whether a clearing's tables agree with each other, with its orders and with the multipliers that they state.
+
+Each check of numbers gives a relative disagreement, 0 where the tables agree.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyomo.environ as pyo
+
+from mktopt.clearing.optimality import Conditions, Expressions, max_of
+from mktopt.clearing.pricing import PRICING
+from mktopt.clearing.result import Clearing, Evidence, FloatArray
+
+
+def disagreement(
+    clearing: Clearing, evidence: Evidence, found: Conditions, x: FloatArray, turnover: float
+) -> float:
+    """The greatest disagreement of any two tables whose names agree."""
+    return max_of(
+        _welfare(clearing, found.objective, turnover),
+        _payments(clearing, turnover),
+        _faced_prices(clearing, evidence, found.pull),
+        _loadings(clearing),
+        _slacks(clearing, evidence, x),
+    )
+
+
+def names_agree(clearing: Clearing, evidence: Evidence) -> bool:
+    """Whether every table has the rows that it must have, in their sequence."""
+    network, orders = clearing.network, clearing.orders.orders
+    per_bus = _product(network.buses["bus"], "bus", len(network.hours))
+    per_branch = _product(network.lines["branch"], "branch", len(network.hours))
+    keys = ["order", "participant", "bus", "side", "period"]
+    own = pd.DataFrame({"name": [row.parent_component().name for row in evidence.own]})
+    pairs = [
+        (clearing.prices, per_bus),
+        (clearing.dispatch, orders[keys]),
+        (clearing.order_prices, orders[["order", "period"]]),
+        (clearing.constraints, own),
+        (clearing.flows, per_branch if evidence.model.grid.component("p_kw") is not None else per_branch[:0]),
+    ]
+    if (clearing.voltages is None) != (evidence.model.grid.component("v2") is None):
+        return False
+    if clearing.voltages is not None:
+        pairs.append((clearing.voltages, per_bus))
+    return all(
+        len(table) == len(expected) and bool((table[column].to_numpy() == expected[column].to_numpy()).all())
+        for table, expected in pairs
+        for column in expected
+    )
+
+
+def _product(names: pd.Series[Any], column: str, periods: int) -> pd.DataFrame:
+    return pd.DataFrame({
+        column: np.repeat(names.to_numpy(), periods),
+        "period": np.tile(np.arange(periods), len(names)),
+    })  # fmt: skip
+
+
+def _welfare(clearing: Clearing, objective: float, turnover: float) -> FloatArray:
+    """Reported welfare against the curves at the reported quantities, and against the model's objective."""
+    orders = clearing.orders
+    hours = clearing.network.hours[orders.orders["period"].to_numpy()]
+    value = orders.curves.value(clearing.dispatch["quantity_kw"].to_numpy())
+    counted = float(np.sum(-orders.injection_sign * hours * value))
+    return np.abs(np.array([counted, objective]) - clearing.welfare) / turnover
+
+
+def _payments(clearing: Clearing, turnover: float) -> FloatArray:
+    """Paid prices against the pricing rule, and payments against price times energy."""
+    orders, network, dispatch = clearing.orders, clearing.network, clearing.dispatch
+    period = orders.orders["period"].to_numpy()
+    where = network.bus_positions(orders.orders["bus"]) * len(network.hours) + period
+    nodal = clearing.prices["price"].to_numpy()[where]
+    quantity, paid = dispatch["quantity_kw"].to_numpy(), dispatch["price"].to_numpy()
+    rule = PRICING[clearing.options.get("pricing", "nodal")]
+    error = rule.error(orders, quantity, nodal, paid) / _level(clearing)
+    due = -orders.injection_sign * paid * quantity * network.hours[period]
+    return np.r_[error, np.abs(due - dispatch["payment"].to_numpy()) / turnover]
+
+
+def _faced_prices(clearing: Clearing, evidence: Evidence, pull: Any) -> FloatArray:
+    """Order prices against the multipliers of all rows that contain the order's first segment.
+
+    A row that only ties an order's own segments to its yes or no is the order's own affair and does not count.
+    """
+    orders, network = clearing.orders, clearing.network
+    period = orders.orders["period"].to_numpy()
+    at = {id(variable): column for column, variable in enumerate(evidence.variables)}
+    segments = list(evidence.model.segment_kw.values())
+    first = np.array([at.get(id(segments[k]), -1) for k in orders.curves.first], dtype=np.int64)
+    ties = evidence.model.accepted_whole
+    counts = np.array([row.parent_component() is not ties for row in evidence.rows], dtype=float)
+    total = np.append(pull.T @ counts, 0.0)
+    where = network.bus_positions(orders.orders["bus"]) * len(network.hours) + period
+    nodal = clearing.prices["price"].to_numpy()[where]
+    faced = np.where(first >= 0, -orders.injection_sign * total[first] / network.hours[period], nodal)
+    stated = clearing.order_prices["order_price"].to_numpy()
+    return np.abs(stated - faced) / _level(clearing)
+
+
+def _loadings(clearing: Clearing) -> FloatArray:
+    """Loadings against flows and ratings."""
+    if not len(clearing.flows):
+        return np.zeros(0)
+    rating = np.repeat(clearing.network.lines["rating_kva"].to_numpy(), len(clearing.network.hours))
+    loading = 100 * np.abs(clearing.flows["p_kw"].to_numpy()) / rating
+    stated = clearing.flows["loading_percent"].to_numpy()
+    return np.abs(stated - loading) / np.maximum(loading, 1.0)
+
+
+def _slacks(clearing: Clearing, evidence: Evidence, x: FloatArray) -> FloatArray:
+    """Slacks of the user's rows against their expressions."""
+    body = Expressions([row.body for row in evidence.own], evidence.variables)
+    value = body.value(x)
+    low = [value[k] - float(pyo.value(row.lower)) if row.has_lb() else np.inf for k, row in enumerate(evidence.own)]
+    high = [float(pyo.value(row.upper)) - value[k] if row.has_ub() else np.inf for k, row in enumerate(evidence.own)]
+    slack = np.minimum(low, high)
+    stated = clearing.constraints["slack"].to_numpy(dtype=float)
+    with np.errstate(invalid="ignore"):
+        apart = np.where(stated == slack, 0.0, np.abs(stated - slack))
+    return apart / np.maximum(body.size(x), 1.0)
+
+
+def _level(clearing: Clearing) -> float:
+    """The size of prices by which differences between them are judged [$/kWh]."""
+    prices, curves = np.abs(clearing.prices["price"].to_numpy()), np.abs(clearing.orders.curves.start)
+    return max(float(np.nanmax(prices)), 1e-4 * float(curves.max()), 1e-12)
