@@ -89,7 +89,10 @@ def certify(clearing: Clearing) -> Certificate:
         certificate: Certificate = evidence.certificate(clearing)
         return certificate
     if not names_agree(clearing, evidence):  # numbers that belong to nothing prove nothing
-        return Certificate(*[float("nan")] * 6, tables=float("inf"), rent=float("nan"), turnover=float("nan"))
+        unknown = float("nan")
+        return Certificate(
+            unknown, unknown, unknown, unknown, unknown, unknown, tables=float("inf"), rent=unknown, turnover=unknown
+        )
     objective = next(evidence.model.component_data_objects(pyo.Objective, active=True))
     x, y = values_of(clearing, evidence), multipliers_of(clearing, evidence)
     found = conditions(objective, evidence.rows, evidence.variables, x, y)

@@ -245,7 +245,7 @@ def _read_flag(
 ) -> np.ndarray[Any, Any]:
     if values.dtype == bool:
         return values.to_numpy()
-    text = values.map(lambda v: "" if pd.isna(v) else str(v).strip().lower())
+    text = values.map(_word)
     blank = (text == "").to_numpy()
     result = text.isin(_TRUE).to_numpy() | (blank & bool(column.default))
     for position in np.flatnonzero(~text.isin(_TRUE | _FALSE).to_numpy()).tolist():
@@ -253,6 +253,10 @@ def _read_flag(
             Fault(table, "neither yes nor no", labels[position], column.name, values.iloc[position], "true or false")
         )
     return result
+
+
+def _word(value: Any) -> str:
+    return "" if pd.isna(value) else str(value).strip().lower()
 
 
 _READ = {"text": _read_text, "number": _read_number, "integer": _read_integer, "flag": _read_flag}

@@ -203,7 +203,8 @@ def _mended(program: Program, found: Any, solution: Solution) -> Solution:
 
     HiGHS calls such values invalid, and they are; but they tell which limits bind, and residuals judge the rest.
     """
-    if len(found.col_value) != program.n or (solution.residuals and solution.residuals.ok(_TARGET) and program.n > SMALL):
+    settled = solution.residuals is not None and solution.residuals.ok(_TARGET)
+    if len(found.col_value) != program.n or (settled and program.n > SMALL):
         return solution
     x = np.clip(np.array(found.col_value, dtype=float), program.lower, program.upper)
     candidate = solution.replace(

@@ -44,7 +44,8 @@ def by_hand(quantity, nodal, low, high, sign):
     def money(k):
         return float(np.sum(sign * quantity * prices(k)))
 
-    reach = 1.0 + 2 * float(np.abs(nodal).max() + np.abs(np.r_[low, high][np.isfinite(np.r_[low, high])]).max(initial=0))
+    limits = np.r_[low, high]
+    reach = 1.0 + 2 * float(np.abs(nodal).max() + np.abs(limits[np.isfinite(limits)]).max(initial=0))
     if money(reach) < 0:
         return np.where(sign > 0, high, low)
     if money(-reach) > 0:

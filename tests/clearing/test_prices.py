@@ -74,8 +74,8 @@ def test_the_public_conformance_check_finds_a_wrong_flow():
         lines = network.lines
 
         def rule(b, bus, t):
-            leaves = sum(b.p_kw[l, t] for l in lines["branch"][lines["from_bus"] == bus])
-            enters = sum(b.p_kw[l, t] for l in lines["branch"][lines["to_bus"] == bus])
+            leaves = sum(b.p_kw[line, t] for line in lines["branch"][lines["from_bus"] == bus])
+            enters = sum(b.p_kw[line, t] for line in lines["branch"][lines["to_bus"] == bus])
             return injection[bus, t] == 0.5 * (leaves - enters) if bus == "b" else injection[bus, t] == leaves - enters
 
         block.balance = pyo.Constraint(block.buses, block.periods, rule=rule)
@@ -194,7 +194,9 @@ def test_prices_of_all_or_nothing_orders_hold_with_their_decisions_fixed(flow):
     """The blocks' decisions are pinned by rows, so that the perturbed markets take the same ones."""
     network = meshed(5, hours=[2.0])
     blocks = steps(
-        ("block 1", "b2", "offer", 40.0, 0.05), ("block 2", "b3", "offer", 60.0, 0.5), ("block 3", "b5", "bid", 30.0, 0.9),
+        ("block 1", "b2", "offer", 40.0, 0.05),
+        ("block 2", "b3", "offer", 60.0, 0.5),
+        ("block 3", "b5", "bid", 30.0, 0.9),
         all_or_nothing=True,
     )  # fmt: skip
     orders = affine(5, network).merge(blocks)

@@ -33,7 +33,8 @@ def test_money_adds_up(cleared):
 
 
 def test_rewards_against_hidden_true_curves():
-    """Eq. (9)-(10) on paper. The offer says 0.2 + 0.006 q, truly 0.1 + 0.003 q; the bid 1 - 0.01 q, truly 0.8 - 0.004 q.
+    """Eq. (9)-(10) on paper. The offer says 0.2 + 0.006 q, truly 0.1 + 0.003 q;
+    the bid 1 - 0.01 q, truly 0.8 - 0.004 q.
     They meet at 50 kW and 0.5: r_s = 25 - (5 + 3.75) = 16.25, r_d = (40 - 5) - 25 = 10 $/h, over 1.5 hours."""
     network = grid([("1-2", "1", "2", 0.1, np.inf)], "12", hours=[1.5])
     columns = ["order", "bus", "side", "q_max_kw", "price_min", "price_max"]
