@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyomo.environ as pyo
 
+from mktopt.clearing.result import FloatArray
 from mktopt.errors import InfeasibleError, SolverError, UnboundedError
 from mktopt.formulations.market import Declaration, own_rows
 from mktopt.solvers.infeasible import Member, Relaxed, diagnose
@@ -72,9 +74,13 @@ def infeasible(declaration: Declaration, model: Any, program: Program) -> Infeas
     """The error for a market without a feasible dispatch, with its report."""
     names = _Names(model, declaration, program)
     rows = [program.row(row) for row in model.grid.balance.values()]
+    firm = _firm_kw(declaration, list(model.grid.balance))
     own = [program.row(row) for row in own_rows(model)]
     branches = list(program.columns(model.grid.p_kw.values())) if model.grid.component("p_kw") is not None else []
-    first = diagnose(program, rows=np.array(rows + own, dtype=int), columns=np.array([], dtype=int))
+    most = np.hstack([firm, np.full((2, len(own)), np.inf)])
+    first = diagnose(
+        program, rows=np.array(rows + own, dtype=int), columns=np.array([], dtype=int), row_most=most
+    )
     second = diagnose(
         program, rows=np.array(own, dtype=int), columns=np.array(branches, dtype=int), conflict=False
     )
@@ -85,6 +91,19 @@ def infeasible(declaration: Declaration, model: Any, program: Program) -> Infeas
     report = InfeasibilityReport(conflict, pd.DataFrame(records, columns=columns), first.irreducible)
     text = f"the market is infeasible: no dispatch satisfies every limit\n{report}"
     return InfeasibleError(text, report)
+
+
+def _firm_kw(declaration: Declaration, keys: list[tuple[str, int]]) -> FloatArray:
+    """All that could be shed, and all that could be spilled, at each bus and period of `keys` [kW], shape (2, keys)."""
+    orders, network = declaration.orders, declaration.network
+    periods = len(network.hours)
+    at = network.bus_positions(orders.orders["bus"]) * periods + orders.orders["period"].to_numpy()
+    must = np.where(orders.orders["all_or_nothing"], orders.width_kw, orders.orders["minimum_kw"])
+    drawn = np.repeat(network.shunt_kw, periods)
+    sums = [np.bincount(at[side], must[side], len(drawn)) for side in (orders.is_bid, ~orders.is_bid)]
+    firm: FloatArray = np.array([sums[0] + np.maximum(drawn, 0.0), sums[1] + np.maximum(-drawn, 0.0)])
+    rows = [network.bus_index[bus] * periods + period for bus, period in keys]
+    return firm[:, rows]
 
 
 def unbounded(model: Any, program: Program) -> UnboundedError:
@@ -112,6 +131,13 @@ class _Names:
         self.balance = {id(row): key for key, row in grid.balance.items()}
         total = grid.component("total")
         self.total = {} if total is None else {id(row): period for period, row in total.items()}
+        self.physics = {
+            id(row): key
+            for component in grid.component_objects(pyo.Constraint, descend_into=False)
+            if component.dim() == 2 and component is not grid.balance
+            for key, row in component.items()
+            if key[0] in grid.branches
+        }
         self.flow = {id(v): key for key, v in grid.p_kw.items()} if grid.component("p_kw") is not None else {}
         self.segment = {id(v): key for key, v in model.segment_kw.items()}
         table = declaration.orders.orders
@@ -130,6 +156,9 @@ class _Names:
             return f"balance of bus {bus}, period {period}"
         if what in self.total:
             return f"balance of the whole grid, period {self.total[what]}"
+        if what in self.physics:
+            branch, period = self.physics[what]
+            return f"physics of branch {branch}, period {period}"
         if what in self.flow:
             branch, period = self.flow[what]
             way = "against" if member.side == "lower" else "along"

@@ -123,13 +123,15 @@ def read_csv(path: str | Path, table: str | None = None) -> pd.DataFrame:
         raise DataError(Fault(table, problem, hint="save it as 'CSV UTF-8'")) from None
     if "\x00" in text:
         raise DataError(Fault(table, "the file holds zero bytes, so it is no UTF-8 text", hint="save as 'CSV UTF-8'"))
-    rows = [row for row in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True) if row]
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
+    numbered = [(reader.line_num, row) for row in reader if row and row != [""]]
+    rows = [row for _, row in numbered]
     if not rows:
         raise DataError(Fault(table, "the file is empty", hint="the first line must name the columns"))
     header = [cell.strip() for cell in rows[0]]
     faults = [
         Fault(table, f"{len(row)} cells where the header has {len(header)}", row=f"line {number}")
-        for number, row in enumerate(rows[1:], start=2)
+        for number, row in numbered[1:]
         if len(row) != len(header)
     ]
     doubled = sorted({name for name in header if header.count(name) > 1})

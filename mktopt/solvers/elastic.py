@@ -10,11 +10,11 @@ from mktopt.solvers.program import Array, Program
 __all__ = ["elastic", "sides_of"]
 
 
-def elastic(program: Program, sides: Sides, movable: Array, cost: Array) -> Program:
-    """min costᵀs  s.t.  e_k(x) + s_k >= limit_k (lower),  e_k(x) - s_k <= limit_k (upper),  s >= 0, other limits kept.
+def elastic(program: Program, sides: Sides, movable: Array, cost: Array, most: Array | float = np.inf) -> Program:
+    """min costᵀs  s.t.  e_k(x) + s_k >= limit_k (lower),  e_k(x) - s_k <= limit_k (upper),  0 <= s <= most.
 
-    sides: the K finite limits of the program; movable: bool (K,); cost: (S,) for the S movable ones.
-    Columns are x (n,) then s (S,). Integrality stays.
+    sides: the K finite limits of the program; movable: bool (K,); cost, most: (S,) for the S movable ones; the other
+    limits stay. Columns are x (n,) then s (S,). Integrality stays.
     """
     import scipy.sparse as sp
 
@@ -47,7 +47,7 @@ def elastic(program: Program, sides: Sides, movable: Array, cost: Array) -> Prog
         row_lower=np.r_[kept.row_lower[still], np.where(sign > 0, limit, -np.inf)],
         row_upper=np.r_[kept.row_upper[still], np.where(sign > 0, np.inf, limit)],
         lower=np.r_[kept.lower, np.zeros(count)],
-        upper=np.r_[kept.upper, np.full(count, np.inf)],
+        upper=np.r_[kept.upper, np.broadcast_to(most, count)],
         integer=np.r_[program.integer, np.zeros(count, dtype=bool)],
         c=np.r_[np.zeros(program.n), cost],
         P=None,

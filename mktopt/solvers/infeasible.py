@@ -95,6 +95,7 @@ def diagnose(
     columns: Array | None = None,
     row_weights: Array | float = 1.0,
     column_weights: Array | float = 1.0,
+    row_most: Array | None = None,
     conflict: bool = True,
 ) -> Infeasibility:
     """Explain an infeasible program: limits in conflict, and the least relaxation.
@@ -104,10 +105,11 @@ def diagnose(
 
     rows, columns: which rows (R,) and which columns' bounds (C,) may be relaxed, all of them by default
     (bounds of integer columns never); row_weights, column_weights: cost per unit, scalar or (R,), (C,).
+    row_most: the most that the lower and the upper limit of each of `rows` may give, (2, R), no limit by default.
     Only linear limits matter, so quadratic objectives cost nothing extra. The conflict looks at all limits,
     whatever may be relaxed. conflict=False leaves it out (one LP less).
     """
-    moved, curable = _relaxation(program, rows, columns, row_weights, column_weights)
+    moved, curable = _relaxation(program, rows, columns, row_weights, column_weights, row_most)
     if not conflict:
         return Infeasibility((), moved, False, curable)
     members, irreducible, with_integers = conflict_members(program)
@@ -115,7 +117,12 @@ def diagnose(
 
 
 def _relaxation(
-    program: Program, rows: Array | None, columns: Array | None, row_weights: Any, column_weights: Any
+    program: Program,
+    rows: Array | None,
+    columns: Array | None,
+    row_weights: Any,
+    column_weights: Any,
+    row_most: Array | None,
 ) -> tuple[tuple[Relaxed, ...], bool]:
     rows = np.arange(program.m) if rows is None else np.asarray(rows, dtype=np.int64)
     columns = np.arange(program.n) if columns is None else np.asarray(columns, dtype=np.int64)
@@ -126,7 +133,10 @@ def _relaxation(
     sides = sides_of(program)
     cost = np.where(sides.is_row, np.append(row_cost, np.nan)[sides.row], np.append(column_cost, np.nan)[sides.column])
     movable = np.isfinite(cost)
-    answer = highs.solve_auxiliary(elastic(program, sides, movable, cost[movable]))
+    limits = np.full((2, program.m + 1), np.inf)
+    limits[:, rows] = np.inf if row_most is None else row_most
+    most = np.where(sides.is_row, limits[np.where(sides.is_lower, 0, 1), sides.row], np.inf)
+    answer = highs.solve_auxiliary(elastic(program, sides, movable, cost[movable], most[movable]))
     if not len(answer.x):
         return (), False
     amounts = answer.x[program.n :]
