@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -63,7 +65,7 @@ def test_value_is_the_integral_of_the_curve_and_the_best_response_is_best(segmen
         return float(row["price_start"] + part * (row["price_end"] - row["price_start"]))
 
     q = share * width
-    integral = sum(quad(curve, a, min(b, q))[0] for a, b in zip(edges[:-1], edges[1:], strict=True) if a < min(b, q))
+    integral = sum(quad(curve, a, min(b, q))[0] for a, b in pairwise(edges) if a < min(b, q))
     assert orders.curves.value([q])[0] == pytest.approx(integral, abs=1e-6)
     assert orders.curves.total(orders.curves.fill([q]))[0] == pytest.approx(q)
 
@@ -185,7 +187,7 @@ def test_the_frames_given_are_not_kept():
 REFUSED = [
     (lambda: book((1, 0.1, 0.2), side="bid"), "price_end', value 0.2: rising bid: price_end is above price_start"),
     (lambda: book((1, 0.2, 0.1)), "price_end', value 0.1: falling offer: price_end is below price_start"),
-    (lambda: book((1, 0.2, 0.2), (1, 0.1, 0.3)), "segment 1', column 'price_start'.*it starts below the segment before"),
+    (lambda: book((1, 0.2, 0.2), (1, 0.1, 0.3)), "segment 1', column 'price_start'.*starts below the segment"),
     (lambda: book((np.inf, 0.1, 0.2)), "an unlimited width needs one price"),
     (lambda: book((-1, 0.1, 0.2)), "column 'width_kw', value -1: below 0"),
     (lambda: book(), "row 'o': the order has no segment"),

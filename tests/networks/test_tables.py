@@ -1,4 +1,4 @@
-"""Tables as users bring them: any dtype that pandas makes, any file that a spreadsheet writes, and every fault named."""
+"""Tables as users bring them: any dtype that pandas makes, any file that a spreadsheet writes; every fault is named."""
 
 from __future__ import annotations
 
