@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float64]
 
+# A segment narrower than this has no slope that a float could hold.
+_LEAST_KW = 1e-200
+
 
 class Curves:
     """Array view of the curves of `orders`; all quantities have one entry per row of `orders.orders`."""
@@ -38,7 +41,7 @@ class Curves:
     def slope(self) -> FloatArray:
         """Price change per kW of each segment, shape (segments,); 0 where a segment has no (or no end of) width."""
         rise = self.end - self.start
-        usable = (self.width > 0) & np.isfinite(self.width)
+        usable = (self.width > _LEAST_KW) & np.isfinite(self.width)
         return np.where(usable, rise / np.where(usable, self.width, 1.0), 0.0)
 
     @cached_property
