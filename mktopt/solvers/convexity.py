@@ -1,34 +1,35 @@
-"""Is a quadratic objective convex (when minimised) or concave (when maximised)?"""
+"""Is a program convex: its objective when minimised (concave when maximised), its rows as cones?"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from mktopt.errors import FormulationError
 from mktopt.solvers.program import Array, Program
 
 _DENSE = 400
 _NOISE = 1e-9
 
 
-def require_convex(program: Program) -> None:
-    """Refuse an objective that no solver here can optimise globally, naming a variable in which it bends
-    wrongly.
+def fault(program: Program) -> str:
+    """Why the program is not convex, naming the objective or the row at fault; '' where it is convex.
 
     sense · P must be positive semidefinite: its diagonal alone decides when P is diagonal; otherwise P is
     scaled to a unit diagonal and its smallest eigenvalue (or, for many variables, the signs of its pivots)
     must be >= -1e-9.
     """
-    if program.P is None:
-        return
-    column = _wrong_column(program)
+    column = -1 if program.P is None else _wrong_column(program)
     if column >= 0:
         word, wanted = ("minimised", "convex") if program.sense > 0 else ("maximised", "concave")
-        raise FormulationError(
+        return (
             f"the objective is {word} but not {wanted}: it bends the wrong way along '{program.variables[column].name}'"
             " (and what is multiplied with it). A bid's price must not rise and an offer's must not fall along its"
             " quantity; check the sign of the quadratic terms"
         )
+    if program.curved:
+        from mktopt.solvers.conic import fault_of_rows
+
+        return fault_of_rows(program)
+    return ""
 
 
 def _wrong_column(program: Program) -> int:

@@ -1,7 +1,9 @@
 """A Pyomo model as arrays: what every solver here takes and what every check here reads.
 
-min or max   constant + cᵀx + ½ xᵀP x
-subject to   row_lower <= A x <= row_upper,   lower <= x <= upper,   x_j whole where integer_j
+min or max   constant + cᵀx + ½ xᵀP x + r_0(x)
+subject to   row_lower <= A x + r(x) <= row_upper,   lower <= x <= upper,   x_j whole where integer_j
+
+r: products of variables in rows, logarithms, and whatever else is smooth (`curved.py`); none in an LP or a QP.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mktopt.errors import FormulationError
+from mktopt.solvers.curved import Logs, Quadratics, Remainder
 
 Array = np.ndarray
 
@@ -25,11 +28,12 @@ def inner(a: Array, b: Array) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """One linear or quadratic program, with the Pyomo objects that its columns and rows stand for.
+    """One program, with the Pyomo objects that its columns and rows stand for.
 
     variables: n Pyomo variables, one per column, in order of declaration; rows: m Pyomo constraints;
     A: csr (m, n); row_lower, row_upper: (m,); lower, upper: (n,); integer: bool (n,); c: (n,);
-    P: symmetric csc (n, n), or None for a linear objective; sense: +1 minimise, -1 maximise.
+    P: symmetric csc (n, n), or None without a quadratic objective; sense: +1 minimise, -1 maximise;
+    quadratics, logs, remainder: what rows and objective hold beyond that, None where there is nothing of the kind.
     Fixed variables have no column: their values (in `fixed_values`) are folded into the constants.
     """
 
@@ -49,6 +53,9 @@ class Program:
     fixed_variables: list[Any] = field(default_factory=list)
     fixed_values: Array = field(default_factory=lambda: np.zeros(0))
     column_of: dict[int, int] = field(default_factory=dict, repr=False)
+    quadratics: Quadratics | None = None
+    logs: Logs | None = None
+    remainder: Remainder | None = None
 
     @property
     def n(self) -> int:
@@ -60,10 +67,33 @@ class Program:
         """Number of rows (constraints)."""
         return len(self.row_lower)
 
+    @property
+    def curved(self) -> bool:
+        """Whether a row or the objective holds more than linear and quadratic-objective terms."""
+        return self.quadratics is not None or self.logs is not None or self.remainder is not None
+
+    @cached_property
+    def not_convex(self) -> str:
+        """Why no convex solver can take it, naming the row or objective at fault; '' for a convex program."""
+        from mktopt.solvers.convexity import fault
+
+        return fault(self)
+
     @cached_property
     def problem_class(self) -> str:
-        """LP, QP, MILP or MIQP."""
-        kind = "LP" if self.P is None else "QP"
+        """The least of LP, QP, SOCP, EXP, NLP that it fits in; with MI in front where variables must be whole.
+
+        SOCP: convex quadratic rows and second-order cones; EXP: also logarithms; NLP: everything else, among it all
+        that is not convex.
+        """
+        if self.not_convex:
+            kind = "NLP"
+        elif self.logs is not None:
+            kind = "EXP"
+        elif self.quadratics is not None:
+            kind = "SOCP"
+        else:
+            kind = "LP" if self.P is None else "QP"
         return "MI" + kind if bool(self.integer.any()) else kind
 
     def column(self, variable: Any) -> int:
@@ -126,12 +156,83 @@ class Program:
         return [str(row.name) for row in self.rows]
 
     def objective(self, x: Array) -> float:
-        """constant + cᵀx + ½ xᵀP x, in the sense of the model."""
-        return self.constant + inner(self.c, x) + 0.5 * inner(x, self.curvature(x))
+        """The objective at x, in the sense of the model."""
+        value = self.constant + inner(self.c, x) + 0.5 * inner(x, self.curvature(x))
+        if self.logs is not None:
+            value += float(self.logs.terms(x)[self.logs.row < 0].sum())
+        if self.remainder is not None:
+            value += float(self.remainder.value(x)[self.remainder.rows < 0].sum())
+        return value
 
     def curvature(self, x: Array) -> Array:
-        """P x (n,); zeros for a linear objective."""
+        """P x (n,); zeros without a quadratic objective."""
         return np.zeros(self.n) if self.P is None else np.asarray(self.P @ x)
+
+    def gradient(self, x: Array) -> Array:
+        """The gradient of the objective (n,)."""
+        slope = self.c + self.curvature(x)
+        if self.logs is not None:
+            slope = slope + self.logs.jacobian(x).T @ (self.logs.row < 0).astype(float)
+        if self.remainder is not None:
+            slope = slope + self.remainder.jacobian(x).T @ (self.remainder.rows < 0).astype(float)
+        return np.asarray(slope)
+
+    def activity(self, x: Array) -> Array:
+        """The bodies of the rows (m,)."""
+        value = self.A @ x
+        if self.quadratics is not None:
+            value = value + self.quadratics.value(x, self.m)
+        if self.logs is not None:
+            value = value + self._into_rows(self.logs.row, self.logs.terms(x))
+        if self.remainder is not None:
+            value = value + self._into_rows(self.remainder.rows, self.remainder.value(x))
+        return np.asarray(value)
+
+    def size(self, x: Array) -> Array:
+        """The sum of the sizes of the terms of each row (m,): what its rounding is relative to."""
+        value = abs(self.A) @ np.abs(x)
+        if self.quadratics is not None:
+            value = value + self.quadratics.size(x, self.m)
+        if self.logs is not None:
+            value = value + self._into_rows(self.logs.row, np.abs(self.logs.terms(x)))
+        if self.remainder is not None:
+            value = value + self._into_rows(self.remainder.rows, np.abs(self.remainder.value(x)))
+        return np.asarray(value)
+
+    def jacobian(self, x: Array) -> Any:
+        """The gradients of the rows, csr (m, n)."""
+        import scipy.sparse as sp
+
+        value = self.A
+        if self.quadratics is not None:
+            value = value + self.quadratics.jacobian(x, (self.m, self.n))
+        for rows, part in self._parts(x):
+            used = np.flatnonzero(rows >= 0)
+            pick = sp.csr_array((np.ones(len(used)), (rows[used], used)), shape=(self.m, len(rows)))
+            value = value + pick @ part
+        return sp.csr_array(value)
+
+    def _parts(self, x: Array) -> list[tuple[Array, Any]]:
+        parts = [] if self.logs is None else [(self.logs.row, self.logs.jacobian(x))]
+        return parts if self.remainder is None else [*parts, (self.remainder.rows, self.remainder.jacobian(x))]
+
+    def _into_rows(self, rows: Array, values: Array) -> Array:
+        used = rows >= 0
+        return np.bincount(rows[used], values[used], self.m)
+
+    def hessian(self, x: Array, row_weights: Array, objective_weight: float = 1.0) -> Any:
+        """objective_weight · ∇²objective + Σ_i row_weights_i · ∇²row_i, symmetric csc (n, n)."""
+        import scipy.sparse as sp
+
+        weights = np.append(row_weights, objective_weight)  # the objective is row -1
+        value = sp.csc_array((self.n, self.n)) if self.P is None else objective_weight * self.P
+        if self.quadratics is not None:
+            value = value + self.quadratics.hessian(row_weights, self.n)
+        if self.logs is not None:
+            value = value + self.logs.hessian(x, weights[self.logs.row])
+        if self.remainder is not None:
+            value = value + self.remainder.hessian(x, weights[self.remainder.rows])
+        return sp.csc_array(value)
 
     @cached_property
     def typical(self) -> float:
@@ -162,6 +263,11 @@ class Program:
     def empty_rows(self) -> Array:
         """Whether a row has no coefficient (m,): a constraint between constants."""
         empty: Array = np.diff(self.A.indptr) == 0
+        for part in (self.quadratics, self.logs):
+            if part is not None:
+                empty[part.row[part.row >= 0]] = False
+        if self.remainder is not None:
+            empty[self.remainder.rows[self.remainder.rows >= 0]] = False
         return empty
 
     def replace(self, **changes: Any) -> Program:

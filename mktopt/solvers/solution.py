@@ -122,16 +122,19 @@ class Solution:
 def residuals(
     program: Program, x: Array, row_dual: Array | None = None, reduced_cost: Array | None = None
 ) -> Residuals:
-    """Residuals of a point and its multipliers, from the arrays of the program alone.
+    """Residuals of a point and its multipliers, from the arrays and functions of the program alone.
 
-    primal      max_i  violation_i / max(Σ_j |a_ij x_j|, floor)
-    dual        max_j  |c + P x - Aᵀy - z|_j / max(|c_j| + |P x|_j + (|A|ᵀ|y|)_j + |z_j|, floor)
+    primal      max_i  violation_i / max(Σ |terms of row i|, floor)
+    dual        max_j  |∇f - Jᵀy - z|_j / max(|c_j| + |P x|_j + (|J|ᵀ|y|)_j + |z_j|, floor)
+    gap         |xᵀ(∇f - Jᵀy - z) + Σ multiplier · slack|: primal minus dual objective of a convex program
     where a multiplier that pushes against an infinite limit is set to zero first, so that a wrong sign
     shows as a failure of stationarity. The floor keeps a row whose own numbers are nearly zero from being
-    judged by noise: see `_floor`.
+    judged by noise: see `_floor`. A program that is not convex has no gap (NaN).
     """
-    activity = program.A @ x
-    size = abs(program.A) @ np.abs(x)
+    activity = program.activity(x)
+    if not np.isfinite(activity).all():  # outside the domain of a logarithm, say
+        return Residuals(np.inf, np.nan, np.nan, np.nan)
+    size = program.size(x)
     violation = np.maximum(program.row_lower - activity, activity - program.row_upper)
     limit = np.where(program.row_lower > activity, program.row_lower, program.row_upper)
     violation = np.maximum(violation, 0.0)
@@ -151,24 +154,26 @@ def _with_duals(program: Program, x: Array, activity: Array, y: Array, z: Array,
     z_low, z_high = _sides(sense * z, program.lower, program.upper)
     y, z = y_low - y_high, z_low - z_high
     curvature = sense * program.curvature(x)
-    c = sense * program.c
-    error = np.abs(c + curvature - program.A.T @ y - z)
-    size = np.abs(c) + np.abs(curvature) + abs(program.A).T @ np.abs(y) + np.abs(z)
-    steepest = _steepest(program)
-    dual = _relative(error, size) if steepest else float(error.max(initial=0.0))
+    c = sense * (program.gradient(x) if program.curved else program.c)
+    slope = c if program.curved else c + curvature
+    J = program.jacobian(x) if program.curved else program.A
+    error = slope - J.T @ y - z
+    size = np.abs(c) + np.abs(curvature) + abs(J).T @ np.abs(y) + np.abs(z)
+    steepest = float(np.abs(slope).max(initial=0.0)) if program.curved else _steepest(program)
+    dual = _relative(np.abs(error), size) if steepest else float(np.abs(error).max(initial=0.0))
 
     limits = (program.row_lower, program.row_upper, program.lower, program.upper)
     low, high, x_low, x_high = (np.where(np.isfinite(limit), limit, 0.0) for limit in limits)
     pairs = ((y_low, activity - low), (y_high, high - activity), (z_low, x - x_low), (z_high, x_high - x))
     slackness = max(float(np.abs(multiplier * slack).max(initial=0.0)) for multiplier, slack in pairs)
+    gap = abs(inner(error, x) + sum(inner(multiplier, slack) for multiplier, slack in pairs))
     square = inner(x, curvature)
-    primal_objective = inner(c, x) + 0.5 * square
-    dual_objective = inner(y_low, low) - inner(y_high, high) + inner(z_low, x_low) - inner(z_high, x_high)
-    dual_objective -= 0.5 * square
     turnover = inner(np.abs(c), np.abs(x)) + 0.5 * abs(square)
     reach = inner(np.abs(y), np.abs(low) + np.abs(high)) + inner(np.abs(z), np.abs(x_low) + np.abs(x_high))
     scale = max(turnover, min(1.0, reach), 1e-6 * reach, 1e-4 * program.typical * (steepest or 1.0))
-    return Residuals(primal, dual, abs(primal_objective - dual_objective) / scale, slackness / scale)
+    if program.curved and program.not_convex:
+        gap = np.nan
+    return Residuals(primal, dual, gap / scale, slackness / scale)
 
 
 def _steepest(program: Program) -> float:
@@ -214,7 +219,7 @@ def judged(program: Program, solution: Solution, tolerance: float = TOLERANCE) -
         return solution
     found = residuals(program, solution.x, solution.row_dual, solution.reduced_cost)
     status, message = solution.status, solution.message
-    if solution.status.has is Has.OPTIMAL and not found.ok(tolerance):
+    if solution.status.ok and not found.ok(tolerance):
         has = Has.FEASIBLE if found.primal <= tolerance else Has.NOTHING
         status = Status(Stopped.NUMERICAL, has)
         message = f"{message}; the solver claims an optimum but the residuals do not support it ({found})".lstrip("; ")

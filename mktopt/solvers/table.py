@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from mktopt.errors import FormulationError, SolverError, unknown_name
-from mktopt.solvers import clarabel, highs, outer_approximation
-from mktopt.solvers.convexity import require_convex
+from mktopt.solvers import clarabel, highs, ipopt, outer_approximation
 from mktopt.solvers.program import Program
 from mktopt.solvers.solution import Has, Residuals, Solution, Status, Stopped
 
@@ -79,7 +78,22 @@ SOLVERS: dict[str, Solver] = {
             ("highspy",),
             "simplex and branch-and-cut",
         ),
-        Solver(clarabel.NAME, ("LP", "QP"), clarabel.solve, clarabel.version, ("clarabel",), "interior point"),
+        Solver(
+            clarabel.NAME,
+            ("LP", "QP", "SOCP", "EXP"),
+            clarabel.solve,
+            clarabel.version,
+            ("clarabel",),
+            "interior point over cones",
+        ),
+        Solver(
+            ipopt.NAME,
+            ("LP", "QP", "SOCP", "EXP", "NLP"),
+            ipopt.solve,
+            ipopt.version,
+            ("'mktopt[ipopt]'",),
+            "interior point with line search; a local optimum where the program is not convex",
+        ),
         Solver(
             outer_approximation.NAME,
             ("MIQP",),
@@ -90,12 +104,27 @@ SOLVERS: dict[str, Solver] = {
         ),
     )
 }
-PREFERRED = {"LP": highs.NAME, "MILP": highs.NAME, "QP": clarabel.NAME, "MIQP": outer_approximation.NAME}
+PREFERRED = {
+    "LP": highs.NAME,
+    "MILP": highs.NAME,
+    "QP": clarabel.NAME,
+    "MIQP": outer_approximation.NAME,
+    "SOCP": clarabel.NAME,
+    "EXP": clarabel.NAME,
+    "NLP": ipopt.NAME,
+}
 
 
 def choose(program: Program) -> Solver:
     """The solver for a program's class: the preferred one, or the first available that takes the class."""
-    return _pick(program, PREFERRED[program.problem_class])
+    kind = program.problem_class
+    if kind not in PREFERRED:
+        reason = f" ({program.not_convex})" if program.not_convex else ""
+        raise FormulationError(
+            f"this is a {kind}{reason}, and no solver here takes whole-number variables in it: relax their domain"
+            " (variable.domain = pyo.Reals), fix them, or write the curved rows as linear ones"
+        )
+    return _pick(program, PREFERRED[kind])
 
 
 def _pick(program: Program, preferred: str) -> Solver:
@@ -114,7 +143,9 @@ def _named(program: Program, name: str) -> Solver:
     solver, kind = SOLVERS[name], program.problem_class
     if kind not in solver.takes:
         able = ", ".join(f"'{item.name}'" for item in SOLVERS.values() if kind in item.takes)
-        raise FormulationError(f"solver '{name}' takes {', '.join(solver.takes)}, and this is a {kind}: use {able}")
+        why = f" because {program.not_convex}" if program.not_convex else ""
+        use = f"; use {able}" if able else ""
+        raise FormulationError(f"solver '{name}' takes {', '.join(solver.takes)}, and this is a {kind}{why}{use}")
     available = solver.available()
     if not available:
         raise SolverError(f"solver '{name}' is {available}")
@@ -129,7 +160,6 @@ def solve(program: Program, solver: str | None = None, options: Mapping[str, Any
     """
     start = time.perf_counter()
     record = choose(program) if solver is None else _named(program, solver)
-    require_convex(program)
     if program.impossible or program.n == 0:
         solution = _without_solver(program, record)
     else:
