@@ -1,33 +1,39 @@
-"""Convex MIQP by outer approximation: an MILP with tangent cuts and QPs with the integers fixed.
+"""Convex programs with integers by outer approximation: an MILP with tangent cuts, and cones with integers fixed.
 
-    min  cᵀx + Σ_k q_k(x)       the program: q_k convex, one per connected block of P
-    min  cᵀx + Σ_k t_k          the master:  t_k >= q_k(x̄) + ∇q_k(x̄)ᵀ(x - x̄)  at every point x̄ seen so far
+    min  cᵀx + Σ_k q_k(x)       the program: q_k convex, one per connected block of P; x in cones
+    min  cᵀx + Σ_k t_k          the master:  t_k >= q_k(x̄) + ∇q_k(x̄)ᵀ(x - x̄)  at every point x̄ seen so far, and the
+                                tangents of cones and logarithms there (`tangents.py`)
 
-(a block is one variable where P is diagonal). The master bounds the optimum from below; the QP with the
-master's integers fixed bounds it from above and gives the next point. Both bounds meet after finitely many
-steps, because a choice of integers that comes back has been solved exactly.
+(a block is one variable where P is diagonal). The master bounds the optimum from below; the program with the
+master's integers fixed bounds it from above and gives the next point. A choice of integers that comes back although
+it was solved (it has no point, or its optimum is where a cone has no tangent) is ruled out if all integers are yes or
+no, else it is cut by LPs with the integers fixed, until the master knows what it is worth.
 
 Duran and Grossmann, "An outer-approximation algorithm for a class of mixed-integer nonlinear programs",
-Mathematical Programming 36 (1986), section 4.
+Mathematical Programming 36 (1986), section 4; the LPs are cutting planes as in Kelley, "The cutting-plane method for
+solving convex programs", Journal of SIAM 8 (1960).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from mktopt.errors import SolverError, unknown_name
 from mktopt.solvers import clarabel, highs
+from mktopt.solvers.conic import recognise
 from mktopt.solvers.fixed import with_integers_fixed
 from mktopt.solvers.program import Array, Program
 from mktopt.solvers.solution import Has, Solution, Status, Stopped, judged
+from mktopt.solvers.tangents import Tangents
 
 NAME = "outer_approximation"
 OPTIONS: dict[str, float] = {"mip_gap": 1e-6, "max_iterations": 200, "time_limit": np.inf}
+_PLANES = 200
 
 
 def version() -> str:
@@ -45,6 +51,8 @@ class _State:
     upper: float = np.inf
     scale: float = 0.0
     x: Array | None = None
+    seen: dict[bytes, tuple[float, bool]] = field(default_factory=dict)  # value of each choice, and if that is certain
+    excluded: int = 0
 
     def gap(self) -> float:
         if not np.isfinite(self.upper):
@@ -56,7 +64,10 @@ class _State:
 
 
 def solve(program: Program, options: Mapping[str, Any] | None = None) -> Solution:
-    """Solve a convex MIQP; options: `mip_gap` (relative, 1e-6), `max_iterations` (200), `time_limit` (s)."""
+    """Solve a convex MIQP, MISOCP or MIEXP.
+
+    options: `mip_gap` (relative, 1e-6), `max_iterations` (200), `time_limit` (s).
+    """
     start = time.perf_counter()
     chosen = _options(options)
     state = _State(deadline=start + chosen["time_limit"])
@@ -87,44 +98,67 @@ def _limit(state: _State) -> dict[str, float]:
 
 
 def _iterate(program: Program, master: _Master, state: _State, chosen: Mapping[str, float]) -> Stopped:
-    seen: dict[bytes, float] = {}
     while state.iterations < chosen["max_iterations"]:
         if state.left() <= 0.0:
             return Stopped.TIME_LIMIT
         state.iterations += 1
         answer = highs.solve(master.program(), _limit(state) | {"mip_rel_gap": 0.1 * chosen["mip_gap"]})
+        if answer.status.stopped is Stopped.INFEASIBLE and state.x is not None and state.excluded:
+            state.lower = state.upper  # no choice is left
+            return Stopped.OPTIMAL
         if answer.status.stopped is not Stopped.OPTIMAL:
             return answer.status.stopped
-        state.lower = max(state.lower, float(answer.bound if np.isfinite(answer.bound) else answer.objective))
+        bound = float(answer.bound if np.isfinite(answer.bound) else answer.objective)
+        state.lower = max(state.lower, min(bound, state.upper))
         whole = np.round(answer.x[: program.n][program.integer])
-        key = whole.tobytes()
-        point = clarabel.solve(with_integers_fixed(program, whole), _limit(state))
-        if point.status.has is Has.OPTIMAL:
-            value = program.sense * program.objective(point.x)
-            if value < state.upper:
-                state.upper, state.x = value, point.x
-            master.cut(point.x)
-        master.cut(answer.x[: program.n])
+        again = whole.tobytes() in state.seen
+        if not again:
+            _try(program, whole, master, state)
+            master.cut(answer.x[: program.n])
         if state.gap() <= chosen["mip_gap"]:
             return Stopped.OPTIMAL
-        if point.status.stopped is Stopped.TIME_LIMIT:
-            return Stopped.TIME_LIMIT
-        if seen.get(key, -np.inf) >= state.lower:  # its exact cuts are in the master, and yet nothing has moved
-            return Stopped.NUMERICAL
-        seen[key] = state.lower
+        if again and not _give_its_value(whole, master, state, 0.1 * chosen["mip_gap"]):
+            return Stopped.TIME_LIMIT if state.left() <= 0.0 else Stopped.NUMERICAL
     return Stopped.ITERATION_LIMIT
 
 
+def _try(program: Program, whole: Array, master: _Master, state: _State) -> None:
+    """Solve with these integers fixed, and cut at the answer."""
+    point = clarabel.solve(with_integers_fixed(program, whole), _limit(state))
+    optimal = point.status.has is Has.OPTIMAL
+    usable = optimal or point.status.has is Has.FEASIBLE  # of a cone with a single point left there may be no more
+    value = program.sense * program.objective(point.x) if usable else np.inf
+    state.seen[whole.tobytes()] = value, optimal or point.status.stopped is Stopped.INFEASIBLE
+    if usable:
+        master.cut(point.x)
+    if value < state.upper:
+        state.upper, state.x = value, point.x
+
+
+def _give_its_value(whole: Array, master: _Master, state: _State, slack: float) -> bool:
+    """Let the master know what a choice of integers is worth that it makes again; whether that could be done."""
+    value, certain = state.seen[whole.tobytes()]
+    if certain and master.exclude(whole):
+        state.excluded += 1
+        return True
+    return master.settle(whole, value, slack * max(state.scale, 1e-9), state)
+
+
 class _Master:
-    """The MILP with its cuts: columns x (n,) then t (one per block of P)."""
+    """The MILP with its cuts: columns x (n,), one per logarithm, then t (one per block of P)."""
 
     def __init__(self, program: Program) -> None:
+        import scipy.sparse as sp
         from scipy.sparse.csgraph import connected_components
 
         self.base = program
-        self.P = program.P.tocsr() * float(program.sense)
+        self.P = sp.csr_array((program.n,) * 2) if program.P is None else program.P.tocsr() * float(program.sense)
+        self.curved = Tangents(program) if program.curved else None
+        self.columns = program.n if self.curved is None else self.curved.columns
         self.used = np.flatnonzero(np.diff(self.P.indptr))
-        count, block = connected_components(self.P[self.used][:, self.used], directed=False)
+        count, block = 0, self.used
+        if len(self.used):
+            count, block = connected_components(self.P[self.used][:, self.used], directed=False)
         self.blocks, self.block = int(count), block
         self.single = np.bincount(block, minlength=count) == 1
         self.cuts: list[Any] = []
@@ -144,9 +178,15 @@ class _Master:
         """Tangents t_k - ∇q_k(x̄)ᵀx >= -q_k(x̄) of (some) blocks at x̄."""
         import scipy.sparse as sp
 
+        if self.curved is not None and blocks is None:
+            rows, limits = self.curved.at(x)
+            self.cuts.append(-sp.hstack([rows, sp.csr_array((len(limits), self.blocks))], format="csr"))
+            self.limits.append(-limits)
+        if not self.blocks:
+            return
         gradient = (self.P @ x)[self.used]
         value = np.bincount(self.block, 0.5 * gradient * x[self.used], self.blocks)
-        shape = (self.blocks, self.base.n)
+        shape = (self.blocks, self.columns)
         slope = sp.coo_array((-gradient, (self.block, self.used)), shape=shape).tocsr()
         rows = sp.hstack([slope, sp.eye_array(self.blocks)], format="csr")
         keep = slice(None) if blocks is None else np.flatnonzero(blocks)
@@ -154,23 +194,63 @@ class _Master:
         self.cuts.append(rows[keep])
         self.limits.append(-value[keep])
 
+    def exclude(self, whole: Array) -> bool:
+        """Rule out one choice of integers, whose value is known; whether it could be done: yes-or-no variables only."""
+        import scipy.sparse as sp
+
+        columns = np.flatnonzero(self.base.integer)
+        low, high = self.base.lower[columns], self.base.upper[columns]
+        if not (high - low <= 1.0).all():
+            return False
+        sign = np.where(whole == low, 1.0, -1.0) * (high > low)  # at least one must move by one
+        row = sp.csr_array((sign, (np.zeros(len(columns)), columns)), shape=(1, self.columns + self.blocks))
+        self.cuts.append(row)
+        self.limits.append(np.array([1.0 + float(sign @ whole)]))
+        return True
+
+    def settle(self, whole: Array, value: float, slack: float, state: _State) -> bool:
+        """Cut until the master gives these integers at least their value; whether that has come about."""
+        for _ in range(_PLANES):
+            if state.left() <= 0.0:
+                return False
+            answer = highs.solve(with_integers_fixed(self.program(), whole), _limit(state))
+            if answer.status.stopped is Stopped.INFEASIBLE:
+                return True
+            if answer.status.has is not Has.OPTIMAL:
+                return False
+            if answer.objective >= value - slack:
+                return True
+            self.cut(answer.x[: self.base.n])
+        return False
+
     def program(self) -> Program:
         """The master as a minimisation, without the constant's sign to care about."""
         import scipy.sparse as sp
 
-        base, none = self.base, np.full(sum(len(limit) for limit in self.limits), np.inf)
-        empty = sp.csr_array((base.m, self.blocks))
+        base, logs = self.base, self.base.logs
+        none = np.full(sum(len(limit) for limit in self.limits), np.inf)
         rest = np.zeros(self.blocks)
+        free = np.full(self.columns - base.n, np.inf)
+        low, high, worth = base.row_lower, base.row_upper, np.zeros(len(free))
+        A = sp.hstack([base.A, sp.csr_array((base.m, len(free) + self.blocks))], format="csr")
+        if base.quadratics is not None:  # rows with products are what the cuts stand for
+            low, high = low.copy(), high.copy()
+            curved = recognise(base).curved
+            low[curved], high[curved] = -np.inf, np.inf
+        if logs is not None:
+            own = np.flatnonzero(logs.row >= 0)
+            worth = np.where(logs.row < 0, base.sense * logs.coef, 0.0)
+            A = A + sp.csr_array((logs.coef[own], (logs.row[own], base.n + own)), shape=A.shape)
         return Program(
-            variables=[*base.variables, *([None] * self.blocks)],
+            variables=[*base.variables, *([None] * (len(free) + self.blocks))],
             rows=[],
-            A=sp.vstack([sp.hstack([base.A, empty], format="csr"), *self.cuts], format="csr"),
-            row_lower=np.concatenate([base.row_lower, *self.limits]),
-            row_upper=np.concatenate([base.row_upper, none]),
-            lower=np.concatenate([base.lower, rest]),
-            upper=np.concatenate([base.upper, rest + np.inf]),
-            integer=np.concatenate([base.integer, rest > 0]),
-            c=np.concatenate([base.sense * base.c, rest + 1.0]),
+            A=sp.vstack([A, *self.cuts], format="csr"),
+            row_lower=np.concatenate([low, *self.limits]),
+            row_upper=np.concatenate([high, none]),
+            lower=np.concatenate([base.lower, -free, rest]),
+            upper=np.concatenate([base.upper, free, rest + np.inf]),
+            integer=np.concatenate([base.integer, free < 0, rest > 0]),
+            c=np.concatenate([base.sense * base.c, worth, rest + 1.0]),
             P=None,
             constant=base.sense * base.constant,
         )

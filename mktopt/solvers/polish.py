@@ -7,15 +7,21 @@ clearly which limits bind, the optimality conditions with those limits as equali
     [ A_RF     0   ] [-y_R] = [  b_R - A_RN x_N ]          H = sense·P,  g = sense·c
 
 F, N: free columns and those at a bound; R: rows that bind. The system is regularised by ±δ (binding rows
-may depend on one another) and refined until the regularisation has left no trace. Stellato et al., "OSQP:
+may depend on one another) and refined until the regularisation has left no trace. With curved rows it is Newton's
+method on the same conditions, A the Jacobian and H the Hessian of the Lagrangian at the point so far: an
+interior-point method leaves a curved row with an error of the square root of its gap in the direction of the
+multipliers, which two or three such steps remove. Stellato et al., "OSQP:
 an operator splitting solver for quadratic programs", Mathematical Programming Computation 12 (2020),
 section 5.2.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from mktopt.solvers.conic import recognise
 from mktopt.solvers.program import Array, Program
 from mktopt.solvers.solution import Has, Solution, Status, Stopped, judged
 
@@ -25,13 +31,20 @@ _DELTA = 1e-9
 _REFINEMENTS = 12
 
 
+def scales_of(program: Program, x: Array) -> tuple[float, float]:
+    """(kappa, sigma) of `polish` from the size of an answer: its largest value, and one over the money per that."""
+    kappa = max(float(np.abs(x).max(initial=0.0)), 1e-12)
+    steepest = float(np.abs(program.c + program.curvature(x)).max(initial=0.0))
+    return kappa, 1.0 / (kappa * (steepest or 1.0))
+
+
 def polish(program: Program, solution: Solution, kappa: float, sigma: float) -> Solution:
     """The solution with its binding limits met exactly where that makes it better, else the solution as it
     was.
 
     kappa, sigma: the scales of power and of the objective in which slack and multiplier are compared.
     """
-    if solution.residuals is None or not solution.has_duals:
+    if solution.residuals is None or not solution.has_duals or program.curved:
         return solution
     weight = program.sense * sigma * kappa
     activity = program.A @ solution.x
@@ -97,3 +110,135 @@ def _solve(
         x[columns] += step[:size]
         y[chosen] -= step[size:]
     return x, y
+
+
+_GUESSES = 6
+_STEPS = 8
+_PER_STEP = 2
+_EXACT = 1e-15
+# A logarithm of a sum of k variables has a Hessian of k² entries; more than these are not worth a polish.
+_MOST_ENTRIES = 4_000_000
+
+
+def polish_curved(
+    program: Program, solution: Solution, units: Array, sigma: float, kept: Array | None = None
+) -> Solution:
+    """As `polish`, for a program with curved rows: Newton steps where rows that bind are equalities.
+
+    Where the outcome breaks a limit or has a multiplier of the wrong sign, which limits bind is guessed anew from it, a
+    few times (a primal-dual active set method: Hintermüller, Ito and Kunisch, "The primal-dual active set strategy as a
+    semismooth Newton method", SIAM Journal on Optimization 13 (2002)).
+
+    units: (n,), in which the columns are measured; sigma: > 0, by which the objective is multiplied; kept: rows that
+    keep the value that they have at the solution instead of their limit (see `apex.py`).
+    """
+    if solution.residuals is None or not solution.has_duals or _dense(program):
+        return solution
+    weight, best = program.sense * sigma, solution
+    size = abs(program.jacobian(solution.x)) @ units
+    lower = program.lower.copy()
+    if program.quadratics is not None and not program.not_convex:
+        lower[recognise(program).implied(lower)] = -np.inf  # a bound that the cone holds; both at once have no gradient
+    system = _System(program, weight, units, np.where(size > 0.0, size, 1.0), lower)
+    x, y, z = solution.x, solution.row_dual, solution.reduced_cost
+    fixed = None if kept is None else (kept, program.activity(x)[kept])
+    before = None
+    for _ in range(_GUESSES if program.n <= SMALL else 1):
+        rows, limits, held, bounds = system.guess(x, y, z)
+        if fixed is not None:
+            rows[fixed[0]], limits[fixed[0]] = True, fixed[1]
+        guess = np.r_[rows, held]
+        if before is not None and (guess == before).all():
+            break
+        before = guess
+        # From the first point again: a wrong guess leads far away.
+        start = np.where(held, bounds, solution.x), np.where(rows, solution.row_dual, 0.0)
+        found = system.newton(*start, ~held, rows, limits)
+        if found is None:
+            break
+        x, y = found
+        slope = program.gradient(x) - program.jacobian(x).T @ y
+        if not (np.isfinite(slope).all() and np.isfinite(x).all()):
+            break
+        z = np.where(held, slope, 0.0)
+        better = solution.replace(
+            status=Status(Stopped.OPTIMAL, Has.OPTIMAL),
+            x=np.clip(x, program.lower, program.upper),
+            row_dual=y,
+            reduced_cost=z,
+        )
+        better = judged(program, better)
+        if (
+            better.residuals is not None
+            and best.residuals is not None
+            and better.residuals.worst < best.residuals.worst
+        ):
+            best = better
+    return best
+
+
+def _dense(program: Program) -> bool:
+    """Whether logarithms of long sums make the Hessian too large to factorise for a polish."""
+    return program.logs is not None and float((np.diff(program.logs.M.indptr).astype(float) ** 2).sum()) > _MOST_ENTRIES
+
+
+@dataclass(frozen=True, eq=False)
+class _System:
+    """The optimality conditions of a curved program in scaled units; rows: (m,), in which the rows are measured.
+
+    lower: (n,), the lower bounds that may bind.
+    """
+
+    program: Program
+    weight: float
+    units: Array
+    rows: Array
+    lower: Array
+
+    def guess(self, x: Array, y: Array, z: Array) -> tuple[Array, Array, Array, Array]:
+        """(rows that bind, their limits, columns at a bound, their bounds)."""
+        program, d, e = self.program, self.units, self.rows
+        low, high = program.row_lower / e, program.row_upper / e
+        rows, limits = _binding(program.activity(x) / e, self.weight * e * y, low, high, 1.0)
+        held, bounds = _binding(x / d, self.weight * d * z, self.lower / d, program.upper / d, 1.0)
+        return rows, limits * e, held, bounds * d
+
+    def newton(self, x: Array, y: Array, free: Array, rows: Array, limits: Array) -> tuple[Array, Array] | None:
+        """(x, y) with stationarity in the free columns and the binding rows met; None where no step can be made."""
+        import scipy.sparse as sp
+        from scipy.sparse.linalg import splu
+
+        program, weight = self.program, self.weight
+        columns, chosen = np.flatnonzero(free), np.flatnonzero(rows)
+        size, d, e = len(columns), self.units[columns], 1.0 / self.rows[chosen]
+        if size + len(chosen) == 0:
+            return x, y
+        best, found = np.inf, None
+        for number in range(_STEPS):
+            J = program.jacobian(x)[chosen]
+            H = program.hessian(x, -weight * y, weight).tocsr()[columns][:, columns]
+            H, B = sp.diags_array(d) @ H @ sp.diags_array(d), sp.diags_array(e) @ J[:, columns] @ sp.diags_array(d)
+            # The shift of a row must be small beside B H⁻¹ Bᵀ, which a multiplier of any size may make small.
+            bend = max(1.0, float(np.abs(H.data).max(initial=0.0)))
+            shift = sp.diags_array(np.r_[np.full(size, _DELTA), np.full(len(chosen), -_DELTA / bend)])
+            try:
+                factor = splu(sp.csc_array(sp.block_array([[H, B.T], [B, None]], format="csc") + shift))
+            except (RuntimeError, ValueError):
+                return found
+            for _ in range(_PER_STEP):
+                slope = weight * (program.gradient(x) - program.jacobian(x).T @ y)[columns]
+                error = np.r_[-d * slope, e * (limits - program.activity(x))[chosen]]
+                worst = float(np.abs(error).max())
+                if number == 0 and best == np.inf:
+                    start = worst
+                if worst < best:
+                    best, found = worst, (x, y)
+                step = factor.solve(error)
+                if not (np.isfinite(step).all() and best > _EXACT):
+                    return found
+                x, y = x.copy(), y.copy()
+                x[columns] += d * step[:size]
+                y[chosen] -= e * step[size:] / weight
+            if number >= 2 and best > 0.1 * start:  # nowhere near: a method that converges would be done by now
+                return found
+        return found

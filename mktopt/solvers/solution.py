@@ -85,6 +85,20 @@ class Residuals:
         return ", ".join(f"{name} {value:.1e}" for name, value in parts)
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """One solver's try at a program: how it ended, in what time [s], and how good what it left is."""
+
+    solver: str
+    status: Status
+    message: str = ""
+    seconds: float = 0.0
+    residuals: Residuals | None = None
+
+    def __str__(self) -> str:
+        return f"{self.solver} ({self.seconds:.3g} s): {self.status}" + (f"; {self.message}" if self.message else "")
+
+
 @dataclass(frozen=True, eq=False)
 class Solution:
     """A solver's answer in the terms of the `Program`, with the same meaning for every solver.
@@ -92,7 +106,8 @@ class Solution:
     x: (n,); row_dual[i] = ∂(optimal objective in the model's own sense)/∂(right-hand side of row i), (m,);
     reduced_cost[j] = ∂(objective)/∂(value of the binding bound of variable j), (n,). They are empty arrays
     where the solver has none. `duals_from` tells what the duals belong to when it is not the program itself
-    ("fixed integers"); `seconds` holds "solve" and "total".
+    ("fixed integers"); `seconds` holds "solve" and "total". attempts: every solver that was tried, in sequence;
+    the last one answered, where any did.
     """
 
     status: Status
@@ -108,6 +123,7 @@ class Solution:
     residuals: Residuals | None = None
     message: str = ""
     duals_from: str = ""
+    attempts: tuple[Attempt, ...] = ()
 
     @property
     def has_duals(self) -> bool:
@@ -154,12 +170,13 @@ def _with_duals(program: Program, x: Array, activity: Array, y: Array, z: Array,
     z_low, z_high = _sides(sense * z, program.lower, program.upper)
     y, z = y_low - y_high, z_low - z_high
     curvature = sense * program.curvature(x)
-    c = sense * (program.gradient(x) if program.curved else program.c)
-    slope = c if program.curved else c + curvature
+    slope = sense * (program.gradient(x) if program.curved else program.c + program.curvature(x))
+    c = _slopes(program, x)
     J = program.jacobian(x) if program.curved else program.A
     error = slope - J.T @ y - z
-    size = np.abs(c) + np.abs(curvature) + abs(J).T @ np.abs(y) + np.abs(z)
-    steepest = float(np.abs(slope).max(initial=0.0)) if program.curved else _steepest(program)
+    bent = np.abs(curvature) if program.P is None else abs(program.P) @ np.abs(x)  # its terms may cancel, too
+    size = c + bent + abs(J).T @ np.abs(y) + np.abs(z)
+    steepest = float((c + np.abs(curvature)).max(initial=0.0)) if program.curved else steepest_price(program)
     dual = _relative(np.abs(error), size) if steepest else float(np.abs(error).max(initial=0.0))
 
     limits = (program.row_lower, program.row_upper, program.lower, program.upper)
@@ -168,15 +185,26 @@ def _with_duals(program: Program, x: Array, activity: Array, y: Array, z: Array,
     slackness = max(float(np.abs(multiplier * slack).max(initial=0.0)) for multiplier, slack in pairs)
     gap = abs(inner(error, x) + sum(inner(multiplier, slack) for multiplier, slack in pairs))
     square = inner(x, curvature)
-    turnover = inner(np.abs(c), np.abs(x)) + 0.5 * abs(square)
+    turnover = inner(c, np.abs(x)) + 0.5 * abs(square)
     reach = inner(np.abs(y), np.abs(low) + np.abs(high)) + inner(np.abs(z), np.abs(x_low) + np.abs(x_high))
     scale = max(turnover, min(1.0, reach), 1e-6 * reach, 1e-4 * program.typical * (steepest or 1.0))
-    if program.curved and program.not_convex:
+    if (program.curved or program.P is not None) and program.not_convex:
         gap = np.nan
     return Residuals(primal, dual, gap / scale, slackness / scale)
 
 
-def _steepest(program: Program) -> float:
+def _slopes(program: Program, x: Array) -> Array:
+    """The sizes of the terms of the objective's gradient (n,), squares aside: they may cancel, as at 2 x - 3 log x."""
+    size = np.abs(program.c)
+    parts = [] if program.logs is None else [(program.logs.row, program.logs.jacobian(x))]
+    if program.remainder is not None:
+        parts.append((program.remainder.rows, program.remainder.jacobian(x)))
+    for row, jacobian in parts:
+        size = size + abs(jacobian).T @ (row < 0).astype(float)
+    return np.asarray(size)
+
+
+def steepest_price(program: Program) -> float:
     """The steepest gradient of the objective over a typical limit: the size of its prices. 0 without an objective.
 
     Where (nearly) nothing moves, noise in money is judged by what a typical limit is worth at it; where nothing has a
