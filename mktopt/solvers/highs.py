@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mktopt.errors import SolverError, unknown_name
-from mktopt.solvers.polish import SMALL, polish
+from mktopt.solvers.polish import SMALL, polish, scales_of
 from mktopt.solvers.prices import marginal_values
 from mktopt.solvers.program import Program
 from mktopt.solvers.solution import Has, Solution, Status, Stopped, judged
@@ -154,7 +154,7 @@ def _set_options(highs: Any, options: Mapping[str, Any]) -> None:
         if status != highspy.HighsStatus.kOk:
             known = sorted(item for item in dir(highspy.HighsOptions) if not item.startswith("_"))
             raise unknown_name("HiGHS option", name, known)
-        if kind == highspy.HighsOptionType.kDouble and not isinstance(value, bool):
+        if kind == highspy.HighsOptionType.kDouble and not isinstance(value, (bool, str)):
             value = float(value)
         if highs.setOptionValue(name, value) != highspy.HighsStatus.kOk:
             raise SolverError(
@@ -216,7 +216,5 @@ def _mended(program: Program, found: Any, solution: Solution) -> Solution:
     )
     if not all(np.isfinite(part).all() for part in (x, candidate.row_dual, candidate.reduced_cost)):
         return solution
-    kappa = max(float(np.abs(x).max(initial=0.0)), 1e-12)
-    steepest = float(np.abs(program.c + program.curvature(x)).max(initial=0.0))
-    polished = polish(program, judged(program, candidate), kappa, 1.0 / (kappa * (steepest or 1.0)))
+    polished = polish(program, judged(program, candidate), *scales_of(program, x))
     return polished if polished.status.has is Has.OPTIMAL else solution
