@@ -130,6 +130,7 @@ def as_document(clearing: Clearing) -> dict[str, Any]:
         "status": {"stopped": clearing.status.stopped.value, "has": clearing.status.has.value},
         "welfare": clearing.welfare,
         "certificate": {"ok": certificate.ok(), **vars(certificate)},
+        "prices_unique": clearing.prices_unique,
         "notes": list(clearing.notes),
         **{name: getattr(clearing, name) for name in TABLES},
     }

@@ -5,7 +5,8 @@ rows (prices) and of the user's rows (duals); what no table has (angles, multipl
 solver. With these, at the turnover as the scale of money,
 
     primal, dual     residuals of the optimality conditions (see `mktopt.clearing.optimality`)
-    gap              sum of |multiplier| times slack: primal minus dual objective of a convex (quadratic) program
+    gap              sum of |multiplier| times slack: primal minus dual objective of a convex program; none (None) where
+                     the model is not convex and the optimum is local, which complementarity then vouches for
     complementarity  its greatest term
     regret           most that one participant could gain at its order_price on its own curve [$]
     budget           payments - receipts - rent, the rent taken from the flows [$]
@@ -30,6 +31,7 @@ from mktopt.clearing.result import Clearing, Evidence, FloatArray
 from mktopt.clearing.testimony import multipliers_of, values_of
 from mktopt.errors import MktoptError
 from mktopt.formulations.budget_balance import shortfall
+from mktopt.solvers.solution import Has
 
 # Money at stake is far more than money that moves where hardly anything is traded; figures are judged by at least
 # this share of it.
@@ -41,14 +43,15 @@ class Certificate:
     """Figures of proof; all but `rent` [$] and `turnover` [$] are relative (see the module's text).
 
     `convex` is False where integer decisions were fixed to price them: the gap is then that of the fixed problem, and
-    regret is uplift, reported but not asserted. `rent_must_be_positive`: zero injection is feasible, so that a
+    regret is uplift, reported but not asserted; and where the optimum is `local`: then there is no gap (None).
+    `rent_must_be_positive`: zero injection is feasible, so that a
     negative rent would be a wrong price. `source` says whether it was evaluated here or read with a saved result.
     """
 
     primal: float
     dual: float
     complementarity: float
-    gap: float
+    gap: float | None
     regret: float
     budget: float
     tables: float
@@ -57,10 +60,12 @@ class Certificate:
     convex: bool = True
     rent_must_be_positive: bool = False
     source: str = "evaluated"
+    local: bool = False
 
     def failures(self, tol: float = 1e-6) -> list[str]:
         """The names of the figures that do not hold within `tol`."""
-        names = ["primal", "dual", "gap", "budget", "tables"] + ["regret"] * self.convex
+        money = "complementarity" if self.local else "gap"
+        names = ["primal", "dual", money, "budget", "tables"] + ["regret"] * self.convex
         failed = [name for name in names if not getattr(self, name) <= tol]
         if self.rent_must_be_positive and not self.rent >= -tol * self.turnover:
             failed.append("rent")
@@ -74,8 +79,10 @@ class Certificate:
         failed = self.failures()
         verdict = "holds" if not failed else f"FAILS in {', '.join(failed)}"
         kind = "" if self.convex else " (integers fixed; regret is uplift)"
+        kind = " (a local optimum; regret is lost opportunity)" if self.local else kind
+        gap = f"slackness {self.complementarity:.1e}" if self.gap is None else f"gap {self.gap:.1e}"
         return (
-            f"{verdict}: primal {self.primal:.1e}, dual {self.dual:.1e}, gap {self.gap:.1e}, regret {self.regret:.1e}, "
+            f"{verdict}: primal {self.primal:.1e}, dual {self.dual:.1e}, {gap}, regret {self.regret:.1e}, "
             f"budget {self.budget:.1e}, tables {self.tables:.1e}, rent {self.rent:.4g} ${kind}"
         )
 
@@ -98,12 +105,13 @@ def certify(clearing: Clearing) -> Certificate:
     found = conditions(objective, evidence.rows, evidence.variables, x, y)
     turnover = _turnover(clearing, found.objective)
     rent, regret = _rent(clearing), regrets(clearing)["regret"]
-    convex = all(v.is_continuous() for v in evidence.variables)
+    local = _is_local(clearing, evidence)
+    convex = not local and all(v.is_continuous() for v in evidence.variables)
     return Certificate(
         primal=found.primal,
         dual=found.dual,
         complementarity=float(found.products.max(initial=0.0)) / turnover,
-        gap=float(found.products.sum()) / turnover,
+        gap=None if local else float(found.products.sum()) / turnover,
         regret=float(regret.max()) / turnover,
         budget=abs(float(clearing.dispatch["payment"].sum()) - _surplus_kept(clearing, rent)) / turnover,
         tables=disagreement(clearing, evidence, found, x, turnover),
@@ -111,7 +119,13 @@ def certify(clearing: Clearing) -> Certificate:
         turnover=turnover,
         convex=convex,
         rent_must_be_positive=convex and _rent_is_the_grids_own(evidence),
+        local=local,
     )
+
+
+def _is_local(clearing: Clearing, evidence: Evidence) -> bool:
+    """Whether no gap can be claimed: the solver says so, or the program that it solved is not convex."""
+    return clearing.status.has is Has.LOCAL or bool(evidence.program is not None and evidence.program.not_convex)
 
 
 def regrets(clearing: Clearing) -> pd.DataFrame:

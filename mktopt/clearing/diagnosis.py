@@ -27,19 +27,23 @@ class InfeasibilityReport:
     conflict: constraints and limits that cannot hold together (`irreducible`: each of them is needed for that);
     relaxation: one row per limit that would have to give: cure ('serve less': firm demand shed or firm supply spilled;
     'load branches more': ratings exceeded), what, where, period, amount, unit. Each cure is the least in total;
-    rows of the user's own may give in either. A cure that does not exist has no rows.
+    rows of the user's own may give in either. A cure that does not exist has no rows. `local`: the market is not
+    convex, so that a feasible dispatch, or a lesser cure, may exist elsewhere.
     """
 
     conflict: tuple[str, ...]
     relaxation: pd.DataFrame
     irreducible: bool = True
+    local: bool = False
 
     def cure(self, which: str) -> pd.DataFrame:
         """The rows of one cure."""
         return self.relaxation[self.relaxation["cure"] == which]
 
     def __str__(self) -> str:
-        lines = ["These cannot hold together:", *_listed([f"  - {name}" for name in self.conflict])]
+        word = "" if self.irreducible else " (not all of them may be needed)"
+        lines = [f"These cannot hold together{word}:"] if self.conflict else []
+        lines += _listed([f"  - {name}" for name in self.conflict])
         for which in (SHED, OVERLOAD):
             rows = self.cure(which)
             if len(rows):
@@ -88,8 +92,10 @@ def infeasible(declaration: Declaration, model: Any, program: Program) -> Infeas
                if found.curable for item in found.relaxation]  # fmt: skip
     columns = ["cure", "what", "where", "period", "amount", "unit"]
     conflict = tuple(dict.fromkeys(names.limit(member) for member in first.conflict))
-    report = InfeasibilityReport(conflict, pd.DataFrame(records, columns=columns), first.irreducible)
-    text = f"the market is infeasible: no dispatch satisfies every limit\n{report}"
+    local = bool(program.not_convex)
+    report = InfeasibilityReport(conflict, pd.DataFrame(records, columns=columns), first.irreducible, local)
+    verdict = "no dispatch was found that satisfies" if local else "no dispatch satisfies"
+    text = f"the market is infeasible: {verdict} every limit\n{report}"
     return InfeasibleError(text, report)
 
 

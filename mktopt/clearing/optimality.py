@@ -6,25 +6,27 @@ For  max f(x)  s.t.  g_i(x) in [a_i, b_i],  l <= x <= u  with multipliers y (wel
     z = grad f - sum_i y_i grad g_i                 what a variable would still gain
     dual          greatest part of z that no bound explains, relative to the size of its terms
     products      |y_i| (distance of g_i to the limit that y_i pushes against) and |z_j| (distance of x_j), which sum to
-                  the duality gap of a convex (quadratic) program
+                  the duality gap of a convex program (at a point where `dual` is nil)
 
+Gradients of what is more than quadratic come from Pyomo's own differentiation of the expressions.
 A multiplier that pushes against a limit that is not there counts as zero, so that a wrong sign shows in `dual`.
 References: Boyd, Vandenberghe, Convex Optimization, 5.5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyomo.environ as pyo
+from pyomo.core.expr.calculus.derivatives import Modes, differentiate
+from pyomo.core.expr.numeric_expr import SumExpression
 from pyomo.repn import generate_standard_repn
 from scipy.sparse import csr_array
-
-from mktopt.errors import MktoptError
 
 FloatArray = npt.NDArray[np.float64]
 # Sizes below this share of the largest are judged by it: rounding reaches them.
@@ -33,9 +35,9 @@ _NOISE = 1e-9
 
 
 class Expressions:
-    """Linear or quadratic Pyomo expressions over `variables`, as numbers: value, size and Jacobian at a point.
+    """Smooth Pyomo expressions over `variables`, as numbers: value, size and Jacobian at a point.
 
-    constant: shape (m,). Raises MktoptError for a nonlinear expression.
+    constant: shape (m,). What is neither linear nor quadratic stays an expression; outside its domain it is NaN.
     """
 
     def __init__(self, expressions: Sequence[Any], variables: Sequence[Any]) -> None:
@@ -44,10 +46,12 @@ class Expressions:
         self.constant = np.zeros(len(expressions))
         linear: list[tuple[int, int, float]] = []
         quadratic: list[tuple[int, int, int, float]] = []
+        self._nonlinear: list[_Nonlinear] = []
         for row, expression in enumerate(expressions):
             repn = generate_standard_repn(expression, quadratic=True)
             if repn.nonlinear_expr is not None:
-                raise MktoptError("certificates of nonlinear models are not available for this mechanism")
+                inside = list(repn.nonlinear_vars)
+                self._nonlinear.append(_Nonlinear(row, repn.nonlinear_expr, inside, [at[id(v)] for v in inside]))
             self.constant[row] = float(pyo.value(repn.constant))
             linear += [(row, at[id(v)], c) for c, v in zip(repn.linear_coefs, repn.linear_vars, strict=True)]
             quadratic += [
@@ -59,19 +63,31 @@ class Expressions:
 
     def value(self, x: FloatArray) -> FloatArray:
         """The expressions at x, shape (m,)."""
-        return self.constant + self._sum(*self._terms(x))
+        value = self.constant + self._sum(*self._terms(x))
+        for part in self._nonlinear:
+            value[part.row] += sum(part.terms(x))
+        return value
 
     def size(self, x: FloatArray) -> FloatArray:
         """The sum of the sizes of their terms at x, shape (m,)."""
         rows, terms = self._terms(x)
-        return np.abs(self.constant) + self._sum(rows, np.abs(terms))
+        size = np.abs(self.constant) + self._sum(rows, np.abs(terms))
+        for part in self._nonlinear:
+            size[part.row] += sum(map(abs, part.terms(x)))
+        return size
 
     def jacobian(self, x: FloatArray) -> Any:
         """The gradients at x, csr of shape (m, n)."""
         (rows, columns, coefficients), (q_rows, first, second, q) = self._linear, self._quadratic
         where = np.r_[rows, q_rows, q_rows].astype(int), np.r_[columns, first, second].astype(int)
         data = np.r_[coefficients, q * x[second.astype(int)], q * x[first.astype(int)]]
-        return csr_array((data, where), shape=self.shape)
+        linear = csr_array((data, where), shape=self.shape)
+        if not self._nonlinear:
+            return linear
+        slopes = [part.slopes(x) for part in self._nonlinear]
+        rows = np.repeat([part.row for part in self._nonlinear], [len(part.columns) for part in self._nonlinear])
+        columns = np.concatenate([part.columns for part in self._nonlinear])
+        return linear + csr_array((np.concatenate(slopes), (rows, columns)), shape=self.shape)
 
     def _terms(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
         (rows, columns, coefficients), (q_rows, first, second, q) = self._linear, self._quadratic
@@ -81,6 +97,53 @@ class Expressions:
     def _sum(self, rows: FloatArray, terms: FloatArray) -> FloatArray:
         total: FloatArray = np.bincount(rows.astype(int), terms, self.shape[0]).astype(float)
         return total
+
+
+@dataclass(frozen=True, eq=False)
+class _Nonlinear:
+    """The part of expression `row` that is neither linear nor quadratic, over `variables` in `columns`."""
+
+    row: int
+    expression: Any
+    variables: list[Any]
+    columns: list[int]
+
+    def terms(self, x: FloatArray) -> list[float]:
+        """The values of its summands at x."""
+        parts = self.expression.args if isinstance(self.expression, SumExpression) else [self.expression]
+        with self._at(x):
+            return [_number(part) for part in parts]
+
+    def slopes(self, x: FloatArray) -> FloatArray:
+        """Its derivatives in `variables` at x."""
+        with self._at(x):
+            try:
+                found = differentiate(self.expression, wrt_list=self.variables, mode=Modes.reverse_numeric)
+            except (ValueError, ArithmeticError):
+                return np.full(len(self.variables), np.nan)
+        return np.array(found, dtype=float)
+
+    @contextmanager
+    def _at(self, x: FloatArray) -> Iterator[None]:
+        """The variables of the model at x, and back as they were."""
+        before = [(variable, variable.value, variable.stale) for variable in self.variables]
+        for variable, column in zip(self.variables, self.columns, strict=True):
+            variable.set_value(float(x[column]), skip_validation=True)
+        try:
+            yield
+        finally:
+            for variable, value, stale in before:
+                variable.set_value(value, skip_validation=True)
+                variable.stale = stale
+
+
+def _number(expression: Any) -> float:
+    """The value of an expression, NaN where it has no real one."""
+    try:
+        found = pyo.value(expression)
+    except (ValueError, ArithmeticError):
+        return float("nan")
+    return float("nan") if isinstance(found, complex) else float(found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +198,7 @@ def zero_is_feasible(rows: Sequence[Any], variables: Sequence[Any], tolerance: f
     at = Expressions([row.body for row in rows], variables).value(nothing)
     for value, of in ((at, rows), (nothing, variables)):
         low, high = _limits(of)
-        if np.any((value < low - tolerance) | (value > high + tolerance)):
+        if not np.all((value >= low - tolerance) & (value <= high + tolerance)):  # NaN: outside a domain
             return False
     return True
 

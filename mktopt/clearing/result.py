@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from mktopt.clearing.certificate import Certificate
     from mktopt.clearing.plots import Plots
+    from mktopt.clearing.price_ranges import Ambiguity, PriceRanges
     from mktopt.clearing.settlement import Settlement
 
 FloatArray = npt.NDArray[np.float64]
@@ -33,7 +34,8 @@ class Evidence:
     variables, values: shape (n,); rows, multipliers: shape (m,), each the welfare gained
     per unit of the row's right-hand side [$]; balance: the rows of `balance` in table sequence (bus by bus, period
     within), -1 where a bus has no row; balance_sign: the coefficient with which an injection enters the row; own: the
-    rows of the user's own constraints, in the sequence of table `constraints`.
+    rows of the user's own constraints, in the sequence of table `constraints`. program, solution: the arrays that the
+    solver saw and its answer (which prices come from), for the range of prices; no certificate reads them.
     """
 
     model: Any
@@ -44,6 +46,8 @@ class Evidence:
     balance: npt.NDArray[np.int64]
     balance_sign: FloatArray
     own: list[Any]
+    program: Any = field(default=None, repr=False)
+    solution: Any = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +90,48 @@ class Clearing:
 
         return certify(self)
 
+    @property
+    def prices_unique(self) -> bool:
+        """Whether each price is the only one that supports the dispatch; see `price_interval`.
+
+        Found out when first asked for, by one sparse factorisation and, where that leaves it open, two LPs. Raises
+        MktoptError where the clearing has no evidence.
+        """
+        return self._ambiguity is None
+
+    @cached_property
+    def _ambiguity(self) -> Ambiguity | None:
+        from mktopt.clearing.price_ranges import ambiguity
+
+        return ambiguity(self)
+
+    @cached_property
+    def _price_ranges(self) -> PriceRanges:
+        from mktopt.clearing.price_ranges import price_ranges
+
+        return price_ranges(self)
+
+    def price_interval(self, bus: str, period: int = 0) -> tuple[float, float]:
+        """The least and the greatest price of `bus` in `period` that support the dispatch [$/kWh].
+
+        low: what one kWh less of firm demand would save; high: what one kWh more would cost, infinite where it could
+        not be served. They are equal where the price is unique. All-or-nothing decisions stand as they were taken; of a
+        local optimum it is the range near this point. Two LPs. Raises UnknownNameError, and MktoptError for a clearing
+        that was loaded or has no evidence.
+        """
+        low, high = self._price_ranges.ends(np.array([self._position(bus, period)]))
+        return float(low[0]), float(high[0])
+
+    def price_intervals(self) -> pd.DataFrame:
+        """`price_interval` of every bus and period: bus, period, price, low, high [$/kWh].
+
+        Costs two LPs per group of prices that can only move in proportion (a zone of one price), none for prices that
+        the optimality conditions fix: next to nothing in most markets, seconds where many buses have each their own
+        range.
+        """
+        low, high = self._price_ranges.ends(np.arange(len(self.prices)))
+        return self.prices.assign(low=low, high=high)
+
     @cached_property
     def settlement(self) -> Settlement:
         """Payments, congestion rent and rewards, taking the submitted curves for the true ones."""
@@ -102,12 +148,14 @@ class Clearing:
 
     def price(self, bus: str, period: int = 0) -> float:
         """The price of `bus` in `period` [$/kWh]; raises UnknownNameError for a bus or period that is not there."""
+        return float(self.prices["price"].iloc[self._position(bus, period)])
+
+    def _position(self, bus: str, period: int) -> int:
         if bus not in self.network.bus_index:
             raise unknown_name("bus", bus, self.network.bus_index)
         if period not in self.network.periods:
             raise unknown_name("period", period, map(str, self.network.periods))
-        position = self.network.bus_index[bus] * len(self.network.hours) + period
-        return float(self.prices["price"].iloc[position])
+        return int(self.network.bus_index[bus]) * len(self.network.hours) + period
 
     def quantity(self, order: str, period: int = 0) -> float:
         """The accepted kW of `order` in `period`; raises UnknownNameError for an order that is not there."""
@@ -141,11 +189,20 @@ class Clearing:
             f"  traded    {bought:,.1f} kWh bought, {sold:,.1f} kWh sold over {len(hours)} period(s)",
             f"  welfare   {self.welfare:,.4f} $",
             f"  prices    {prices.min():.4f} to {prices.max():.4f} $/kWh",
+            *self._doubt(),
         ]
         try:
             lines.append(f"  proof     {self.certificate}")
         except MktoptError as error:
             lines.append(f"  proof     not available: {error}")
         return "\n".join([*lines, *(f"  note      {note}" for note in self.notes)])
+
+    def _doubt(self) -> list[str]:
+        """A line where prices are not unique."""
+        try:
+            example = self._ambiguity
+        except MktoptError:
+            return []
+        return [f"            not unique: {example} (see price_interval)"] if example else []
 
     __str__ = summary

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from mktopt.solvers import compile, solve_fixed
 from mktopt.solvers import solve as solve_program
 from mktopt.solvers.prices import order_prices, orientation, row_prices, welfare_duals
 from mktopt.solvers.program import Program
-from mktopt.solvers.solution import Solution
+from mktopt.solvers.solution import Has, Solution
 
 FIXED_NOTE = (
     "prices come from re-solving with the all-or-nothing decisions fixed: they support the dispatch of the other "
@@ -30,10 +30,20 @@ FIXED_NOTE = (
 )
 
 
-def solve(model: Any, solver: str | None = None, solver_options: Mapping[str, Any] | None = None) -> Clearing:
+LOCAL_NOTE = (
+    "a local optimum: the model is not convex, so that another dispatch may be worth more; prices are those of this "
+    "point, what a little more demand costs near it"
+)
+
+
+def solve(
+    model: Any, solver: str | Sequence[str] | None = None, solver_options: Mapping[str, Any] | None = None
+) -> Clearing:
     """Solves a market model made by `mktopt.build` and returns its `Clearing`; the model carries the solution too.
 
-    solver: 'highs', 'clarabel', or None for the one that suits the problem class. Raises InfeasibleError (with
+    solver: a name of `mktopt.SOLVERS`, several that are tried one after the other until one answers, or None for the
+    one that suits the problem class and, where it stops without an answer, the others that take it. A note of the
+    result tells where it took more than one; solver_options: see `mktopt.solvers.solve`. Raises InfeasibleError (with
     `.report`), UnboundedError (naming the orders), SolverError, UnknownNameError.
     """
     declaration = declaration_of(model)
@@ -79,8 +89,11 @@ def _tabulate(
     faced = _order_prices(declaration, program, solution, columns, model)
     faced = np.where(np.isnan(faced), prices[where], faced)
     paid, notes = rule(orders, quantity, prices[where])
+    notes = [*_story(first), *notes]
     if program.integer.any():
         notes = [FIXED_NOTE, *notes]
+    if first.status.has is Has.LOCAL:
+        notes = [LOCAL_NOTE, *notes]
     hours = network.hours[orders.orders["period"].to_numpy()]
     dispatch = orders.orders[["order", "participant", "bus", "side", "period"]].copy()
     dispatch["quantity_kw"] = quantity
@@ -108,6 +121,15 @@ def _tabulate(
         notes=tuple(notes),
         evidence=evidence,
     )
+
+
+def _story(solution: Solution) -> list[str]:
+    """A note on the solvers that were tried in vain before the one that answered."""
+    if len(solution.attempts) < 2:
+        return []
+    *vain, last = solution.attempts
+    tried = [f"{item.solver} gave no answer in {item.seconds:.3g} s ({item.status.stopped.value})" for item in vain]
+    return ["; ".join([*tried, f"{last.solver} answered in {last.seconds:.3g} s"])]
 
 
 def _touched(model: Any, own: list[Any]) -> npt.NDArray[np.bool_]:
@@ -140,7 +162,10 @@ def _price(
     written = np.ones(len(rows))
     written[has] = orientation(program, rows[has], columns, sign)
     multipliers = welfare_duals(program, solution)
-    return Evidence(model, program.variables, x, program.rows, multipliers, rows, written, own), prices
+    evidence = Evidence(
+        model, program.variables, x, program.rows, multipliers, rows, written, own, program=program, solution=solution
+    )
+    return evidence, prices
 
 
 def _order_prices(

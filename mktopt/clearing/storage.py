@@ -1,7 +1,8 @@
 """Saving a clearing as plain tables with a manifest, and reading it back. No pickle; nothing is executed.
 
 folder/
-  manifest.json      versions, mechanism, flow, options, solver, welfare, status, certificate, notes, sha256 of files
+  manifest.json      versions, mechanism, flow, options, solver, welfare, status, certificate, notes, sha256 of files,
+                     whether prices are unique
   prices.*, dispatch.*, flows.*, voltages.*, constraints.*, order_prices.*        (csv or parquet)
   orders.csv, network.toml, buses.csv, branches.csv, loads.csv, shunts.csv        the inputs
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 import pandas as pd
 
 from mktopt.clearing.certificate import Certificate
+from mktopt.clearing.price_ranges import Ambiguity, ambiguity
 from mktopt.clearing.result import Clearing
 from mktopt.errors import DataError, Fault, MktoptError
 from mktopt.networks.csv_folder import write_tables
@@ -34,16 +37,26 @@ _NAMES = ("bus", "order", "participant", "side", "branch", "name", "index")
 
 @dataclass(frozen=True)
 class Recorded:
-    """The certificate that was evaluated when the clearing was saved, bound to the tables that it speaks of."""
+    """What was found out when the clearing was saved, bound to the tables that it speaks of: the certificate, and a
+    price that is not unique (None: all are; "unknown": it was saved without evidence)."""
 
     figures: dict[str, Any]
     digest: str
+    open_price: Ambiguity | str | None = None
 
     def certificate(self, clearing: Clearing) -> Certificate:
         """The recorded certificate; raises MktoptError where the tables are no longer those that were saved."""
         if _digest(clearing) != self.digest:
             raise MktoptError("the tables were changed after loading, so the recorded certificate does not hold")
         return Certificate(**{**self.figures, "source": "recorded when saved"})
+
+    def ambiguity(self, clearing: Clearing) -> Ambiguity | None:
+        """The recorded price that is not unique; raises MktoptError where tables were changed or it is unknown."""
+        if _digest(clearing) != self.digest:
+            raise MktoptError("the tables were changed after loading, so what is recorded of the prices does not hold")
+        if isinstance(self.open_price, str):
+            raise MktoptError("this clearing was saved without telling whether its prices are unique")
+        return self.open_price
 
 
 def save(clearing: Clearing, folder: str | Path, format: str = "csv") -> None:
@@ -62,7 +75,7 @@ def save(clearing: Clearing, folder: str | Path, format: str = "csv") -> None:
             table = getattr(clearing, name)
             if table is not None:
                 _write(table, aside / f"{name}.{format}")
-        manifest = _manifest(clearing, certificate, format)
+        manifest = _manifest(clearing, certificate, format) | _uniqueness(clearing)
         manifest["sha256"] = {file.name: _sha256(file) for file in sorted(aside.iterdir())}
         manifest["sha256_of_manifest"] = _manifest_digest(manifest)
         text = json.dumps(manifest, indent=2, default=str)
@@ -97,7 +110,7 @@ def load(folder: str | Path) -> Clearing:
         notes=tuple(manifest["notes"]),
         **{key: manifest[key] for key in _PLAIN},
     )
-    return replace(clearing, evidence=Recorded(manifest["certificate"], _digest(clearing)))
+    return replace(clearing, evidence=Recorded(manifest["certificate"], _digest(clearing), _open_price(manifest)))
 
 
 _PLAIN = ("mechanism", "flow", "options", "flow_options", "solver", "solver_options", "seconds")
@@ -116,6 +129,28 @@ def _manifest(clearing: Clearing, certificate: dict[str, Any], format: str) -> d
         "certificate": certificate,
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
     }
+
+
+def _uniqueness(clearing: Clearing) -> dict[str, Any]:
+    """The manifest's entries on the uniqueness of prices; an end that is infinite is null."""
+    try:
+        found = ambiguity(clearing)
+    except MktoptError:
+        return {"prices_unique": None, "open_price": None}
+    if found is None:
+        return {"prices_unique": True, "open_price": None}
+    ends = {name: value if math.isfinite(value) else None for name, value in (("low", found.low), ("high", found.high))}
+    return {"prices_unique": False, "open_price": {"bus": found.bus, "period": found.period, **ends}}
+
+
+def _open_price(manifest: dict[str, Any]) -> Ambiguity | str | None:
+    unique, entry = manifest.get("prices_unique"), manifest.get("open_price")
+    if unique is None:
+        return "unknown"
+    if unique or entry is None:
+        return None
+    low = -math.inf if entry["low"] is None else entry["low"]
+    return Ambiguity(entry["bus"], entry["period"], low, math.inf if entry["high"] is None else entry["high"])
 
 
 def _plain(value: Any) -> Any:

@@ -7,21 +7,30 @@ theorem 1), so one simplex solve finds one, however many rows there are. Where o
 limits conflict there is no such certificate: then limits are hardened until they conflict and the
 superfluous ones dropped again (Chinneck, "Feasibility and Infeasibility in Optimization", 2008, sections
 6.1 and 6.2).
+
+For convex curved limits the multipliers of the least relaxation are the certificate: the limits that have one conflict
+(Boyd and Vandenberghe, "Convex Optimization", section 5.8). They need not be irreducible, so that the superfluous ones
+are dropped one by one where there are few. Where limits are not convex only those that are linear are looked at first,
+and then the limits that hold up the least relaxation that was found, which is a local finding.
 """
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 from mktopt.solvers import highs
-from mktopt.solvers.elastic import elastic
+from mktopt.solvers.elastic import curved_rows, elastic, kept_rows, rigid, solve_curved, without_objective
 from mktopt.solvers.limits import Member, Sides, sides_of
 from mktopt.solvers.program import Array, Program
-from mktopt.solvers.solution import Stopped
+from mktopt.solvers.solution import Solution, Stopped
 
 _ROUNDS = 60
 _LARGEST_FILTERED = 80
 _SECONDS = 5.0
+# Multipliers of an interior-point method below this share of the largest are its noise.
+_SUPPORT = 1e-5
 
 
 def conflict_members(program: Program) -> tuple[tuple[Member, ...], bool, bool]:
@@ -33,7 +42,10 @@ def conflict_members(program: Program) -> tuple[tuple[Member, ...], bool, bool]:
     if chosen is not None:
         return tuple(sides.member(program, int(k)) for k in chosen), True, False
     if not program.integer.any():
-        return (), False, False
+        chosen, irreducible = _curved(program, sides) if program.curved else (np.zeros(0, dtype=np.int64), False)
+        return tuple(sides.member(program, int(k)) for k in chosen), irreducible, False
+    if program.curved:
+        return (), False, True
     chosen, irreducible = _with_integers(program, sides)
     return tuple(sides.member(program, int(k)) for k in chosen), irreducible, True
 
@@ -53,7 +65,7 @@ def _crossed(program: Program, sides: Sides) -> Array | None:
 
 
 def _farkas(program: Program, sides: Sides) -> Array | None:
-    """Positions (in `sides`) of an irreducible conflict of linear limits, None if there is none.
+    """Positions (in `sides`) of an irreducible conflict of linear limits (others are left out), None if there is none.
 
         min Σ y_k   s.t.   Eᵀ(σ y) = 0,   (σ limit)ᵀ y = 1,   y >= 0,      σ_k = +1 lower, -1 upper
 
@@ -61,11 +73,12 @@ def _farkas(program: Program, sides: Sides) -> Array | None:
     """
     import scipy.sparse as sp
 
-    sign = np.where(sides.is_lower, 1.0, -1.0)
-    E = sides.matrix(program)
+    among = np.flatnonzero(~(sides.is_row & np.isin(sides.row, curved_rows(program))))
+    sign = np.where(sides.is_lower, 1.0, -1.0)[among]
+    E = sides.matrix(program)[among]
     largest = abs(E).max(axis=1).toarray().ravel()
     scale = sign / np.where(largest > 0.0, largest, 1.0)
-    limit = sides.limit * scale
+    limit = sides.limit[among] * scale
     size = np.median(np.abs(limit[limit != 0.0])) if limit.any() else 1.0
     matrix = sp.vstack([(E * scale[:, None]).T, sp.csr_array(limit[None, :] / size)], format="csr")
     right = np.r_[np.zeros(program.n), 1.0]
@@ -84,7 +97,56 @@ def _farkas(program: Program, sides: Sides) -> Array | None:
     answer = highs.solve_auxiliary(dual)
     if answer.status.stopped is not Stopped.OPTIMAL or not len(answer.x):
         return None
-    return np.flatnonzero(answer.x > 1e-9 * answer.x.max(initial=0.0))
+    return among[answer.x > 1e-9 * answer.x.max(initial=0.0)]
+
+
+def _curved(program: Program, sides: Sides) -> tuple[Array, bool]:
+    """Positions of limits in conflict where rows are curved, and whether each is needed."""
+    hard = rigid(program, sides) if not program.not_convex else np.zeros(len(sides.limit), dtype=bool)
+    answer = solve_curved(elastic(program, sides, ~hard, np.ones(int((~hard).sum()))))
+    if not answer.has_duals:
+        return np.zeros(0, dtype=np.int64), False
+    members = _support(program, sides, hard, answer)
+    if program.not_convex or len(members) > _LARGEST_FILTERED:
+        return members, False
+    kept = np.zeros(len(hard), dtype=bool)
+    kept[members] = True
+    return _dropped(program, sides, kept, members)
+
+
+def _support(program: Program, sides: Sides, hard: Array, answer: Solution) -> Array:
+    """The limits with a multiplier in the least relaxation: movable ones, then those that stayed."""
+    weight = np.zeros(len(hard))
+    count = int((~hard).sum())
+    stayed = program.replace(row_lower=np.full(program.m, -np.inf), row_upper=np.full(program.m, np.inf))
+    for k in np.flatnonzero(hard & sides.is_row):
+        (stayed.row_lower if sides.is_lower[k] else stayed.row_upper)[sides.row[k]] = sides.limit[k]
+    still = kept_rows(stayed.row_lower, stayed.row_upper)
+    weight[~hard] = np.abs(answer.row_dual[len(still) : len(still) + count])
+    row_dual, reduced = np.zeros(program.m), answer.reduced_cost[: program.n]
+    row_dual[still] = answer.row_dual[: len(still)]
+    for k in np.flatnonzero(hard):
+        dual = row_dual[sides.row[k]] if sides.is_row[k] else reduced[sides.column[k]]
+        weight[k] = max(dual if sides.is_lower[k] else -dual, 0.0)
+    return np.flatnonzero(weight > _SUPPORT * weight.max(initial=0.0))
+
+
+def _dropped(program: Program, sides: Sides, kept: Array, members: Array) -> tuple[Array, bool]:
+    """What remains of `members` when those are dropped without which the others still conflict."""
+    from mktopt.solvers.infeasible import is_feasible
+
+    end = time.perf_counter() + _SECONDS
+    if is_feasible(_only(program, sides, kept)) is not False:
+        return members, False
+    sure = True
+    for k in members:
+        if time.perf_counter() > end:
+            return np.flatnonzero(kept), False
+        kept[k] = False
+        feasible = is_feasible(_only(program, sides, kept))
+        sure &= feasible is not None
+        kept[k] = feasible is not False
+    return np.flatnonzero(kept), sure
 
 
 def _with_integers(program: Program, sides: Sides) -> tuple[Array, bool]:
@@ -132,4 +194,4 @@ def _only(program: Program, sides: Sides, kept: Array) -> Program:
         for name, is_row, index in ((f"row_{side}", True, sides.row), (side, False, sides.column)):
             chosen = kept & (sides.is_lower == is_lower) & (sides.is_row == is_row)
             arrays[name][index[chosen]] = sides.limit[chosen]
-    return program.replace(**arrays, c=np.zeros(program.n), P=None, constant=0.0)
+    return without_objective(program.replace(**arrays))

@@ -50,4 +50,5 @@ def solve_fixed(program: Program, solution: Solution, options: Mapping[str, Any]
         seconds=seconds,
         message=f"{solution.message}; with integers fixed: {fixed.message}",
         duals_from="fixed integers",
+        attempts=solution.attempts + fixed.attempts,
     )

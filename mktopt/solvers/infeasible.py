@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from mktopt.solvers import highs
+from mktopt.solvers import clarabel, highs
 from mktopt.solvers.conflict import conflict_members
-from mktopt.solvers.elastic import elastic, sides_of
+from mktopt.solvers.elastic import elastic, rigid, sides_of, solve_curved, without_objective
 from mktopt.solvers.limits import Member
 from mktopt.solvers.program import Array, Program
-from mktopt.solvers.solution import Has, Stopped
+from mktopt.solvers.solution import Has, Solution, Stopped
 from mktopt.solvers.unbounded import Growth, unbounded_direction
 
 __all__ = ["Growth", "Infeasibility", "Member", "Relaxed", "diagnose", "is_feasible", "unbounded_direction"]
@@ -49,7 +49,8 @@ class Infeasibility:
     conflict: limits that cannot hold together; `irreducible` tells whether each of them is needed for that.
     relaxation: the least total (weighted) amount by which limits must move until a feasible point exists;
     empty when the limits that may move cannot cure it, as `curable` tells. `with_integers` marks a conflict
-    that exists only because some variables must be whole.
+    that exists only because some variables must be whole; `local` a relaxation of rows that are not convex, which is
+    the least near the point where it was sought and no more (`curable` False is then no proof).
     """
 
     conflict: tuple[Member, ...]
@@ -57,6 +58,7 @@ class Infeasibility:
     irreducible: bool
     curable: bool
     with_integers: bool = False
+    local: bool = False
 
     @property
     def total(self) -> float:
@@ -67,9 +69,11 @@ class Infeasibility:
         lines = ["These limits cannot hold together" + (" with whole numbers:" if self.with_integers else ":")]
         lines += _listed(self.conflict) or ["  (no small set of limits was found)"]
         if self.curable:
-            lines += ["The least that would make it feasible:", *_listed(self.relaxation)]
+            near = " (found locally: less may do elsewhere)" if self.local else ""
+            lines += [f"The least that would make it feasible{near}:", *_listed(self.relaxation)]
         else:
-            lines.append("No relaxation of the limits that may move makes it feasible.")
+            near = " was found that" if self.local else ""
+            lines.append(f"No relaxation of the limits that may move{near} makes it feasible.")
         return "\n".join(lines)
 
 
@@ -79,10 +83,26 @@ def _listed(items: tuple[Any, ...]) -> list[str]:
 
 
 def is_feasible(program: Program, options: dict[str, Any] | None = None) -> bool | None:
-    """Whether any point satisfies all limits (and integrality); None when the solver cannot tell."""
+    """Whether any point satisfies all limits (and integrality); None when the solver cannot tell.
+
+    Of rows that are not convex, or curved beside whole variables, the linear ones alone are looked at: where they
+    conflict nothing is feasible, otherwise it cannot be told. options go to the solver: HiGHS for linear rows, Clarabel
+    for curved ones.
+    """
     if program.impossible:
         return False
-    answer = highs.solve(program.replace(c=np.zeros(program.n), P=None, constant=0.0), options)
+    if not program.curved:
+        return _answered(highs.solve(program.replace(c=np.zeros(program.n), P=None, constant=0.0), options))
+    bare = without_objective(program)
+    if not bare.curved:
+        return _answered(highs.solve(bare, options))
+    if not bare.not_convex and not program.integer.any():
+        return _answered(clarabel.solve(bare, options))
+    linear = _answered(highs.solve(without_objective(program, linear=True)))
+    return False if linear is False else None
+
+
+def _answered(answer: Solution) -> bool | None:
     if answer.status.stopped is Stopped.INFEASIBLE:
         return False
     return True if answer.status.has in (Has.OPTIMAL, Has.FEASIBLE) else None
@@ -106,14 +126,16 @@ def diagnose(
     rows, columns: which rows (R,) and which columns' bounds (C,) may be relaxed, all of them by default
     (bounds of integer columns never); row_weights, column_weights: cost per unit, scalar or (R,), (C,).
     row_most: the most that the lower and the upper limit of each of `rows` may give, (2, R), no limit by default.
-    Only linear limits matter, so quadratic objectives cost nothing extra. The conflict looks at all limits,
-    whatever may be relaxed. conflict=False leaves it out (one LP less).
+    The objective does not matter, so quadratic objectives cost nothing extra. Slack enters curved rows linearly, so
+    that convex ones make a cone program, and others an NLP whose answer is `local`; rows such as `squares <= product`
+    of a convex program, which would lose their form by it, stay as they are. The conflict looks at all limits, whatever
+    may be relaxed. conflict=False leaves it out (one LP less).
     """
-    moved, curable = _relaxation(program, rows, columns, row_weights, column_weights, row_most)
+    moved, curable, local = _relaxation(program, rows, columns, row_weights, column_weights, row_most)
     if not conflict:
-        return Infeasibility((), moved, False, curable)
+        return Infeasibility((), moved, False, curable, local=local)
     members, irreducible, with_integers = conflict_members(program)
-    return Infeasibility(members, moved, irreducible, curable, with_integers)
+    return Infeasibility(members, moved, irreducible, curable, with_integers, local)
 
 
 def _relaxation(
@@ -123,7 +145,8 @@ def _relaxation(
     row_weights: Any,
     column_weights: Any,
     row_most: Array | None,
-) -> tuple[tuple[Relaxed, ...], bool]:
+) -> tuple[tuple[Relaxed, ...], bool, bool]:
+    """(what moves, whether that is a cure, whether it is the least locally only)."""
     rows = np.arange(program.m) if rows is None else np.asarray(rows, dtype=np.int64)
     columns = np.arange(program.n) if columns is None else np.asarray(columns, dtype=np.int64)
     row_cost, column_cost = np.full(program.m, np.nan), np.full(program.n, np.nan)
@@ -133,21 +156,28 @@ def _relaxation(
     sides = sides_of(program)
     cost = np.where(sides.is_row, np.append(row_cost, np.nan)[sides.row], np.append(column_cost, np.nan)[sides.column])
     movable = np.isfinite(cost)
+    if program.curved and not program.not_convex:
+        movable &= ~rigid(program, sides)
     limits = np.full((2, program.m + 1), np.inf)
     limits[:, rows] = np.inf if row_most is None else row_most
     most = np.where(sides.is_row, limits[np.where(sides.is_lower, 0, 1), sides.row], np.inf)
-    answer = highs.solve_auxiliary(elastic(program, sides, movable, cost[movable], most[movable]))
+    stretched = elastic(program, sides, movable, cost[movable], most[movable])
+    answer = solve_curved(stretched) if stretched.curved else highs.solve_auxiliary(stretched)
+    local = bool(stretched.curved and stretched.not_convex)
     if not len(answer.x):
-        return (), False
+        return (), False, local
     amounts = answer.x[program.n :]
     places = np.flatnonzero(movable)
     size = np.maximum(1.0, np.abs(sides.limit[places]))
-    kept = list(np.flatnonzero(amounts > _noise(amounts, size)))
+    kept = list(np.flatnonzero(amounts > _noise(amounts, size, stretched.curved)))
     kept.sort(key=lambda k: -amounts[k])
-    return tuple(Relaxed(sides.member(program, int(places[k])), float(amounts[k])) for k in kept), True
+    return tuple(Relaxed(sides.member(program, int(places[k])), float(amounts[k])) for k in kept), True, local
 
 
-def _noise(amounts: Array, size: Array) -> Array:
+def _noise(amounts: Array, size: Array, curved: bool) -> Array:
     """Amounts below this are the solver's tolerance, not a relaxation."""
-    smallest: Array = np.minimum(1e-8 * size, 1e-6 * amounts.max(initial=0.0))
+    largest = amounts.max(initial=0.0)
+    if curved:  # interior points leave a little of everything
+        return np.full(len(amounts), 1e-6 * largest)
+    smallest: Array = np.minimum(1e-8 * size, 1e-6 * largest)
     return smallest

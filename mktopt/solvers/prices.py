@@ -10,7 +10,8 @@ surplus; writing `demand == supply` flips it again. So it is done in two steps, 
     row_dual[i]     = ∂(optimal objective, in the model's own sense) / ∂(right-hand side of row i)
     reduced_cost[j] = ∂(optimal objective, in the model's own sense) / ∂(binding bound of variable j)
 
-so that for either sense   c + P x = Aᵀ row_dual + reduced_cost   at an optimum. In a minimisation a binding
+so that for either sense   ∇f = Jᵀ row_dual + reduced_cost   at an optimum (c + P x = Aᵀ row_dual + reduced_cost
+where rows are linear). In a minimisation a binding
 lower limit has a multiplier >= 0 and a binding upper limit one <= 0; in a maximisation it is the reverse.
 
 **2. Canonical to price** (`row_prices`, `order_prices`). A price is what one more kWh of firm demand costs:
@@ -21,7 +22,7 @@ the coefficient with which injections enter it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -100,14 +101,16 @@ def order_prices(
     signs: Array,
     hours: Array | float = 1.0,
     rows: Array | None = None,
+    x: Array | None = None,
 ) -> Array:
     """What each order faces: its balance's price plus dual times coefficient of every other row that
     contains it.
 
-    price_j = sense · signs_j · Σ_r row_dual_r A[r, j] / hours_j
+    price_j = sense · signs_j · Σ_r row_dual_r J[r, j] / hours_j
 
-    columns: (J,) columns of the orders, in kW, -1 (fixed) gives NaN; signs: (J,) +1 offers, -1 bids; hours:
-    scalar or (J,); rows: the rows that count, all of them by default.
+    J: the gradients of the rows at x (n,), which of linear rows are their coefficients; columns: (J,) columns of the
+    orders, in kW, -1 (fixed) gives NaN; signs: (J,) +1 offers, -1 bids; hours: scalar or (J,); rows: the rows that
+    count, all of them by default; x: the point, that of the solution by default, which bare duals of curved rows lack.
     """
     dual = solution if isinstance(solution, np.ndarray) else solution.row_dual
     if not len(dual) and program.m:
@@ -117,8 +120,19 @@ def order_prices(
         kept[np.asarray(rows, dtype=np.int64)] = 1.0
         dual = dual * kept
     columns = np.asarray(columns, dtype=np.int64)
-    worth = np.append(program.A.T @ dual, np.nan)
+    worth = np.append(_slopes(program, solution, x).T @ dual, np.nan)
     return np.asarray(program.sense * np.asarray(signs) * worth[columns] / hours)
+
+
+def _slopes(program: Program, solution: Solution | Array, x: Array | None) -> Any:
+    """The gradients of the rows, csr (m, n)."""
+    if not program.curved:
+        return program.A
+    if x is None:
+        if isinstance(solution, np.ndarray):
+            raise FormulationError("rows of this program are curved, so their coefficients depend on x: pass it too")
+        x = solution.x
+    return program.jacobian(x)
 
 
 def welfare_duals(program: Program, solution: Solution | Array) -> Array:

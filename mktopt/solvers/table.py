@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ import numpy as np
 from mktopt.errors import FormulationError, SolverError, unknown_name
 from mktopt.solvers import clarabel, highs, ipopt, outer_approximation
 from mktopt.solvers.program import Program
-from mktopt.solvers.solution import Has, Residuals, Solution, Status, Stopped
+from mktopt.solvers.solution import TOLERANCE, Attempt, Has, Residuals, Solution, Status, Stopped, judged
+from mktopt.solvers.verdict import SecondOpinion
 
 
 class Available(enum.Enum):
@@ -96,11 +97,11 @@ SOLVERS: dict[str, Solver] = {
         ),
         Solver(
             outer_approximation.NAME,
-            ("MIQP",),
+            ("MIQP", "MISOCP", "MIEXP"),
             outer_approximation.solve,
             outer_approximation.version,
             ("highspy", "clarabel"),
-            "tangent cuts: HiGHS for the integers, Clarabel for the squares",
+            "tangent cuts: HiGHS for the integers, Clarabel for what is curved",
         ),
     )
 }
@@ -110,7 +111,9 @@ PREFERRED = {
     "QP": clarabel.NAME,
     "MIQP": outer_approximation.NAME,
     "SOCP": clarabel.NAME,
+    "MISOCP": outer_approximation.NAME,
     "EXP": clarabel.NAME,
+    "MIEXP": outer_approximation.NAME,
     "NLP": ipopt.NAME,
 }
 
@@ -134,10 +137,12 @@ def _pick(program: Program, preferred: str) -> Solver:
     for solver in SOLVERS.values():
         if kind in solver.takes and solver.available():
             return solver
-    raise SolverError(f"no solver for a {kind} is installed; {SOLVERS[preferred].available().hint}")
+    why = f" ({program.not_convex})" if program.not_convex else ""
+    raise SolverError(f"no solver for a {kind}{why} is installed; {SOLVERS[preferred].available().hint}")
 
 
 def _named(program: Program, name: str) -> Solver:
+    """The solver called `name`, which must take the program's class."""
     if name not in SOLVERS:
         raise unknown_name("solver", name, SOLVERS)
     solver, kind = SOLVERS[name], program.problem_class
@@ -146,35 +151,110 @@ def _named(program: Program, name: str) -> Solver:
         why = f" because {program.not_convex}" if program.not_convex else ""
         use = f"; use {able}" if able else ""
         raise FormulationError(f"solver '{name}' takes {', '.join(solver.takes)}, and this is a {kind}{why}{use}")
-    available = solver.available()
-    if not available:
-        raise SolverError(f"solver '{name}' is {available}")
     return solver
 
 
-def solve(program: Program, solver: str | None = None, options: Mapping[str, Any] | None = None) -> Solution:
+def _chain(program: Program, solver: str | Sequence[str] | None) -> list[Solver]:
+    """The solvers to try, in sequence; the first is available."""
+    if solver is None:
+        first, kind = choose(program), program.problem_class
+        return [first, *(item for item in SOLVERS.values() if item is not first and kind in item.takes)]
+    names = [solver] if isinstance(solver, str) else list(dict.fromkeys(solver))
+    chain = [_named(program, name) for name in names]
+    if not any(item.available() for item in chain):
+        missing = "; ".join(f"solver '{item.name}' is {item.available()}" for item in chain)
+        raise SolverError(missing or f"solver is an empty list; use None or names of {', '.join(SOLVERS)}")
+    return chain
+
+
+def solve(
+    program: Program, solver: str | Sequence[str] | None = None, options: Mapping[str, Any] | None = None
+) -> Solution:
     """Solve a program and return an answer whose claims its residuals support.
 
-    solver: a name of the table, None for the choice by problem class; options: the solver's own, refused when
-    unknown. Infeasible and unbounded are answers, told apart by a further LP where the solver leaves it open.
+    solver: a name of the table, which is then the only one that is tried; several names, tried one after the other; or
+    None: the one that suits the problem class, and the others that take the class after it. The next one is tried where
+    one stops without an answer: numerical difficulties, an error, a limit of iterations or time, an optimum that its
+    residuals do not support. Answers are an optimum, and infeasibility and unboundedness that hold up (told apart by
+    further programs where the solver leaves it open). A feasible point of one attempt is kept where no later one gives
+    better; `attempts` of the solution tells the whole story.
+
+    options: the solver's own, refused when unknown; of several solvers they go to the first. An entry {name: options}
+    is for the solver of that name. `time_limit` [s] holds for each attempt anew, since a limit that the first used up
+    would leave the next nothing: name one solver where it must hold for all.
+
+    Raises UnknownNameError, FormulationError (a class that it does not take), SolverError (none is installed, or the
+    option has a wrong value).
     """
     start = time.perf_counter()
-    record = choose(program) if solver is None else _named(program, solver)
+    chain = _chain(program, solver)
     if program.impossible or program.n == 0:
-        solution = _without_solver(program, record)
+        solution = _without_solver(program, chain[0])
+        solution = solution.replace(attempts=(_attempt(solution, 0.0),))
     else:
-        solution = record.run(program, options)
-    if solution.status.has is Has.NOTHING and (
-        solution.status.stopped in _OPEN
-        or (solution.status.stopped is Stopped.INFEASIBLE and record.name == clarabel.NAME)
-    ):
-        solution = _resolved(program, solution)
+        solution = _first_answer(program, chain, _shares(chain, options or {}), named=solver is not None)
     return solution.replace(seconds={**solution.seconds, "total": time.perf_counter() - start})
 
 
-# How a solver may stop without having said whether there is a point at all. (Nor is an interior-point method's word
-# on infeasibility taken without a second opinion.)
-_OPEN = (Stopped.INFEASIBLE_OR_UNBOUNDED, Stopped.NUMERICAL, Stopped.ITERATION_LIMIT)
+def _shares(chain: list[Solver], options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The options of each solver of a chain."""
+    own = {name: dict(value) for name, value in options.items() if name in SOLVERS and isinstance(value, Mapping)}
+    stray = [name for name in own if name not in {item.name for item in chain}]
+    if stray:
+        raise FormulationError(
+            f"options for solver '{stray[0]}', which is not tried here: {', '.join(item.name for item in chain)}"
+        )
+    first = {name: value for name, value in options.items() if name not in own}
+    later = {name: value for name, value in first.items() if name == "time_limit"}
+    return [{**(later if k else first), **own.get(item.name, {})} for k, item in enumerate(chain)]
+
+
+def _first_answer(program: Program, chain: list[Solver], shares: list[dict[str, Any]], named: bool) -> Solution:
+    """The first answer of a chain of solvers, or else the best that one of them left; `named`: by the caller."""
+    opinion = SecondOpinion(program)
+    found: list[Solution] = []
+    attempts: list[Attempt] = []
+    for k, (solver, options) in enumerate(zip(chain, shares, strict=True)):
+        if (k or (named and len(chain) > 1)) and not (available := solver.available()):
+            if named:
+                attempts.append(Attempt(solver.name, Status(Stopped.ERROR, Has.NOTHING), str(available)))
+            continue
+        start = time.perf_counter()
+        try:
+            solution = solver.run(program, options)
+        except SolverError as error:
+            if set(options) - {"time_limit"} or (k == len(chain) - 1 and not found):
+                raise
+            solution = Solution(Status(Stopped.ERROR, Has.NOTHING), solver.name, message=str(error))
+        solution = opinion.on(_supported(program, solution))
+        attempts.append(_attempt(solution, time.perf_counter() - start))
+        found.append(solution)
+        if solution.status.ok or solution.status.stopped in _ANSWERS:
+            break
+    best = found[-1] if found[-1].status.stopped in _ANSWERS else max(found, key=lambda item: _merit(program, item))
+    message = "; then ".join(item.message for item in attempts) if len(attempts) > 1 else best.message
+    return best.replace(attempts=tuple(attempts), message=message)
+
+
+# After these no other solver is asked, whatever there is in hand.
+_ANSWERS = (Stopped.INFEASIBLE, Stopped.UNBOUNDED, Stopped.INTERRUPTED)
+
+
+def _supported(program: Program, solution: Solution) -> Solution:
+    """No optimum without residuals that say so, whatever an adapter claims."""
+    if solution.status.ok and (solution.residuals is None or not solution.residuals.ok(TOLERANCE)):
+        return judged(program, solution)
+    return solution
+
+
+def _merit(program: Program, solution: Solution) -> tuple[int, float]:
+    """What a solution is worth beside others: an optimum, a local one, a point (the better the more), nothing."""
+    rank = [Has.NOTHING, Has.FEASIBLE, Has.LOCAL, Has.OPTIMAL].index(solution.status.has)
+    return rank, -program.sense * solution.objective if rank else 0.0
+
+
+def _attempt(solution: Solution, seconds: float) -> Attempt:
+    return Attempt(solution.solver, solution.status, solution.message, seconds, solution.residuals)
 
 
 def _without_solver(program: Program, record: Solver) -> Solution:
@@ -192,20 +272,3 @@ def _without_solver(program: Program, record: Solver) -> Solution:
         message="every variable is fixed",
         seconds=seconds,
     )
-
-
-def _resolved(program: Program, solution: Solution) -> Solution:
-    """Why there is no answer, found out by one LP for feasibility and one for a direction of growth."""
-    from mktopt.solvers.infeasible import is_feasible
-    from mktopt.solvers.unbounded import unbounded_direction
-
-    feasible = is_feasible(program)
-    if feasible is False or (feasible is None and solution.status.stopped is Stopped.INFEASIBLE):
-        stopped, found = Stopped.INFEASIBLE, "no point satisfies all constraints"
-    elif unbounded_direction(program):
-        stopped, found = Stopped.UNBOUNDED, "the objective improves without end along a feasible direction"
-    elif solution.status.stopped in (Stopped.INFEASIBLE_OR_UNBOUNDED, Stopped.INFEASIBLE):
-        stopped, found = Stopped.NUMERICAL, "but a check by linear programs finds it feasible and bounded"
-    else:
-        return solution
-    return solution.replace(status=Status(stopped, Has.NOTHING), message=f"{solution.message}; {found}")

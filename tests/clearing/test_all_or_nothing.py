@@ -93,7 +93,7 @@ def test_uplift_is_what_a_block_loses_at_the_price():
 def test_a_solver_that_takes_no_integers_says_which_does():
     network = grid([("1-2", "1", "2", 0.1, np.inf)], "12")
     orders = affine(1, network.replace(buses=network.buses)).merge(blocks(1, 1, ["1"], (0.1, 0.2)))
-    with pytest.raises(mo.FormulationError, match="solver 'clarabel' takes LP, QP, and this is a MIQP: use"):
+    with pytest.raises(mo.FormulationError, match="solver 'clarabel' takes LP, QP, SOCP, EXP, and this is a MIQP; use"):
         mo.clear("surplus", network, orders, solver="clarabel")
 
 

@@ -148,8 +148,9 @@ def some_numbers(model, network):
     return [model.accepted_kw["load", 0] <= 20, True]
 
 
-def quadratic(model, network):
-    return model.accepted_kw["load", 0] ** 2 <= 20
+def whole_and_curved(model, network):
+    model.on = pyo.Var(domain=pyo.Binary)
+    return model.accepted_kw["load", 0] ** 2 <= 400 * model.on
 
 
 def unknown_order(model, network):
@@ -164,7 +165,7 @@ def unknown_period(model, network):
     ("function", "message"),
     [
         (some_numbers, "'some_numbers' returned True, which is no relation"),
-        (quadratic, "'quadratic' is quadratic"),
+        (whole_and_curved, "MISOCP.*no solver here takes whole-number variables in it"),
         (unknown_order, r"'unknown_order': unknown index of accepted_kw.*laod.*did you mean .*load"),
         (unknown_period, r"'unknown_period': unknown index of accepted_kw.*did you mean .*load"),
     ],

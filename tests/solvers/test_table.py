@@ -20,13 +20,24 @@ def model_of(kind: str, sense=pyo.minimize):
     cost = sum((i + 1) * model.x[i] for i in range(3))
     if kind.endswith("QP"):
         cost = cost + sum(v**2 for v in model.x.values())
+    if kind.endswith(("SOCP", "EXP")):
+        model.ball = pyo.Constraint(expr=sum(v**2 for v in model.x.values()) <= 4)
+    if kind.endswith("EXP"):
+        cost = cost - pyo.log(model.x[2] + 1)
+    if kind == "NLP":
+        model.bent = pyo.Constraint(expr=model.x[0] * pyo.exp(model.x[1]) >= 1)
     model.obj = pyo.Objective(expr=cost if sense == pyo.minimize else -cost, sense=sense)
     return model
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("LP", "highs"), ("MILP", "highs"), ("QP", "clarabel"), ("MIQP", "outer_approximation")]
-)
+    ("kind", "name"),
+    [
+        ("LP", "highs"), ("MILP", "highs"), ("QP", "clarabel"), ("MIQP", "outer_approximation"), ("SOCP", "clarabel"),
+        ("MISOCP", "outer_approximation"), ("MIEXP", "outer_approximation"),
+        ("EXP", "clarabel"), ("NLP", "ipopt"),
+    ],
+)  # fmt: skip
 def test_the_problem_class_chooses(kind, name):
     program = compile(model_of(kind))
     assert program.problem_class == kind
@@ -43,12 +54,13 @@ def test_every_solver_is_available_and_solves_all_that_it_claims(name):
     assert solver.available(), str(solver.available())
     for kind in solver.takes:
         values = [solve(compile(model_of(kind, sense)), name) for sense in (pyo.minimize, pyo.maximize)]
-        assert [item.status.has for item in values] == [Has.OPTIMAL, Has.OPTIMAL]
+        expected = Has.LOCAL if kind == "NLP" else Has.OPTIMAL
+        assert [item.status.has for item in values] == [expected, expected]
         assert values[0].objective == pytest.approx(-values[1].objective)
 
 
 def test_a_solver_that_cannot_take_the_class_names_those_that_can():
-    with pytest.raises(FormulationError, match=r"'clarabel' takes LP, QP, and this is a MILP: use 'highs'"):
+    with pytest.raises(FormulationError, match=r"'clarabel' takes LP, QP, SOCP, EXP, and this is a MILP; use 'highs'"):
         solve(compile(model_of("MILP")), "clarabel")
 
 
@@ -99,21 +111,40 @@ def test_the_time_limit_is_said():
     assert str(solution.status).startswith("stopped: time limit; has ")
 
 
-@pytest.mark.parametrize("solver", [None, "highs"])
-def test_objectives_that_bend_the_wrong_way_are_refused(solver):
-    for expression, sense, culprit in (
-        (lambda x: x[0] ** 2 - x[1] ** 2, pyo.minimize, "x[1]"),
-        (lambda x: x[2] ** 2, pyo.maximize, "x[2]"),
-        (lambda x: x[0] * x[1], pyo.minimize, "x["),
-        (lambda x: x[0] ** 2 + x[1] ** 2 + 3 * x[0] * x[1], pyo.minimize, "x["),
-    ):
-        model = pyo.ConcreteModel()
-        model.x = pyo.Var(range(3), bounds=(0, 1))
-        model.obj = pyo.Objective(expr=expression(model.x), sense=sense)
+BENT = [
+    (lambda x: x[0] ** 2 - x[1] ** 2, pyo.minimize, "x[1]"),
+    (lambda x: x[2] ** 2, pyo.maximize, "x[2]"),
+    (lambda x: x[0] * x[1], pyo.minimize, "x["),
+    (lambda x: x[0] ** 2 + x[1] ** 2 + 3 * x[0] * x[1], pyo.minimize, "x["),
+]
+
+
+def bent(expression, sense):
+    model = pyo.ConcreteModel()
+    model.x = pyo.Var(range(3), bounds=(0, 1))
+    model.obj = pyo.Objective(expr=expression(model.x), sense=sense)
+    return compile(model)
+
+
+@pytest.mark.parametrize(("expression", "sense", "culprit"), BENT)
+def test_objectives_that_bend_the_wrong_way_are_solved_locally(expression, sense, culprit):
+    program = bent(expression, sense)
+    assert program.problem_class == "NLP"
+    solution = solve(program)
+    assert solution.solver == "ipopt"
+    assert solution.status.has is Has.LOCAL
+    assert np.isnan(solution.residuals.gap)
+    assert solution.residuals.ok()
+
+
+@pytest.mark.parametrize("solver", ["clarabel", "highs"])
+def test_objectives_that_bend_the_wrong_way_are_refused_by_convex_solvers(solver):
+    for expression, sense, culprit in BENT:
         with pytest.raises(FormulationError) as error:
-            solve(compile(model), solver)
+            solve(bent(expression, sense), solver)
         assert culprit in str(error.value)
         assert "bends the wrong way" in str(error.value)
+        assert "use 'ipopt'" in str(error.value)
 
 
 @pytest.mark.parametrize("shift", [0.0, -1e-3])
@@ -127,7 +158,7 @@ def test_convexity_of_many_coupled_variables(shift):
     )
     if shift:
         with pytest.raises(FormulationError, match="bends the wrong way"):
-            solve(compile(model))
+            solve(compile(model), "clarabel")
     else:
         assert solve(compile(model)).objective == pytest.approx(0.0, abs=1e-6)
 
