@@ -32,6 +32,7 @@ _HOME = {
     "clear": "mktopt.mechanisms",
     "solve": "mktopt.clearing.solve",
     "settle": "mktopt.clearing.settlement",
+    "Session": "mktopt.clearing.session",
     "Clearing": "mktopt.clearing.result",
     "Settlement": "mktopt.clearing.settlement",
     "Certificate": "mktopt.clearing.certificate",
@@ -45,12 +46,16 @@ _HOME = {
     "UnboundedError": "mktopt.errors",
 }
 
+# What is public under another name than it has at home.
+_NAMED = {"Session": "MarketSession"}
+
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
     from mktopt.clearing.certificate import Certificate as Certificate
     from mktopt.clearing.certificate import regrets as regrets
     from mktopt.clearing.result import Clearing as Clearing
+    from mktopt.clearing.session import MarketSession as Session  # noqa: F401 - public under this name
     from mktopt.clearing.settlement import Settlement as Settlement
     from mktopt.clearing.settlement import settle as settle
     from mktopt.clearing.solve import solve as solve
@@ -80,7 +85,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'mktopt' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    value = getattr(importlib.import_module(_HOME[name]), _NAMED.get(name, name))
     globals()[name] = value
     return value
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
-
-import pandas as pd
 
 from mktopt.clearing.pricing import PRICING
 from mktopt.clearing.result import Clearing
@@ -21,15 +20,16 @@ from mktopt.errors import DataError, Fault, FormulationError, unknown_name
 from mktopt.formulations.flows import FLOWS, Flow
 from mktopt.formulations.flows import flow as flow_named
 from mktopt.formulations.flows.common import FlowBuilder
-from mktopt.formulations.market import Extra, add_extra
+from mktopt.formulations.market import Extra, add_extra, remember
 from mktopt.formulations.surplus import surplus
 from mktopt.networks.network import Network
 from mktopt.networks.orders import Orders
 from mktopt.networks.prosumers import Prosumers
 from mktopt.solvers import SOLVERS
-from mktopt.solvers.table import PREFERRED
 
 Participants = Orders | Prosumers
+# The keyword of a mechanism's function that asks for changing data as mutable Params; no option of the market.
+_PARAMETRIC = "parametric"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,12 @@ class Mechanism:
     @property
     def options(self) -> tuple[str, ...]:
         """Names of its options."""
-        return tuple(inspect.signature(self.build).parameters)[3:]
+        return tuple(name for name in list(inspect.signature(self.build).parameters)[3:] if name != _PARAMETRIC)
+
+    @property
+    def parametric(self) -> bool:
+        """Whether its model can be built with mutable Params, for a session."""
+        return _PARAMETRIC in inspect.signature(self.build).parameters
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Raises UnknownNameError for an option, or an option's word, that this mechanism does not have."""
@@ -93,20 +98,30 @@ def build(
     *,
     flow: str | Flow | FlowBuilder | None = None,
     extra: Sequence[Extra] | Extra = (),
+    parametric: bool = False,
     **options: Any,
 ) -> Any:
     """The declared model of a market: an ordinary Pyomo ConcreteModel, to look at, extend and `solve`.
 
     mechanism: a name of the table; network; participants: `Orders` or quadratic `Prosumers`; flow: a name, a function
     or `mktopt.flow(...)`, None for the mechanism's default; extra: functions `f(model, network)` that add constraints;
+    parametric: prices, slopes, widths and ratings become mutable Params of the model, which `mktopt.Session` changes;
     options: of the mechanism. Raises UnknownNameError, DataError, FormulationError.
     """
     record = mechanism_named(mechanism)
     record.check_options(options)
     orders = _orders(record, participants, len(_network(network).hours))
     chosen = flow_named(record.flow if flow is None else flow)
-    model = record.build(_network(network), orders, chosen, **options)
-    add_extra(model, [extra] if callable(extra) else list(extra))
+    functions = [extra] if callable(extra) else list(extra)
+    if not parametric:
+        model = record.build(_network(network), orders, chosen, **options)
+        add_extra(model, functions)
+        return model
+    if not record.parametric:
+        raise FormulationError(f"mechanism '{mechanism}' cannot be built parametric; build it anew for other data")
+    model = record.build(_network(network), orders, chosen, parametric=True, **options)
+    add_extra(model, functions)
+    remember(model, partial(build, mechanism, flow=chosen, extra=tuple(functions), parametric=True, **options))
     return model
 
 
@@ -116,7 +131,7 @@ def clear(
     participants: Participants,
     *,
     flow: str | Flow | FlowBuilder | None = None,
-    solver: str | None = None,
+    solver: str | Sequence[str] | None = None,
     solver_options: Mapping[str, Any] | None = None,
     extra: Sequence[Extra] | Extra = (),
     **options: Any,
@@ -126,8 +141,9 @@ def clear(
     Raises what they raise; an infeasible market raises InfeasibleError, whose `.report` says what conflicts and the
     least change that would cure it.
     """
-    if solver is not None and solver not in SOLVERS:
-        raise unknown_name("solver", solver, SOLVERS)
+    for name in [solver] if isinstance(solver, str) else solver or ():
+        if name not in SOLVERS:
+            raise unknown_name("solver", name, SOLVERS)
     model = build(mechanism, network, participants, flow=flow, extra=extra, **options)
     return mechanism_named(mechanism).run(model, solver, solver_options)
 
@@ -154,30 +170,6 @@ def _orders(record: Mechanism, participants: Participants, periods: int) -> Orde
     return orders
 
 
-def overview() -> pd.DataFrame:
-    """What can be combined: a row per mechanism and flow, the solvers of each problem class, preferred one first.
-
-    Columns: mechanism, flow, grids, then one per problem class (LP: flat curves; QP: affine curves; MILP and MIQP:
-    the same with orders that are all or nothing).
-    """
-    takers = {kind: ", ".join(_takers(kind)) for kind in PREFERRED}
-    return pd.DataFrame([
-        {
-            "mechanism": mechanism.name,
-            "flow": record.name + (" (default)" if record.name == mechanism.flow else ""),
-            "grids": "radial" if record.radial_only else "radial, meshed",
-            **takers,
-        }
-        for mechanism in MECHANISMS.values()
-        for record in FLOWS.values()
-    ])  # fmt: skip
-
-
-def _takers(kind: str) -> list[str]:
-    names = [name for name, solver in SOLVERS.items() if kind in solver.takes]
-    return sorted(names, key=lambda name: name != PREFERRED[kind])
-
-
 __all__ = [
     "FLOWS",
     "MECHANISMS",
@@ -186,7 +178,6 @@ __all__ = [
     "build",
     "clear",
     "mechanism_named",
-    "overview",
     "settle",
     "solve",
 ]

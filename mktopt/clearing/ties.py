@@ -10,11 +10,50 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from mktopt.networks.orders import Orders
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+_ALIKE = ["bus", "period", "side", "tan_phi", "q_min_kvar", "q_max_kvar"]
+
+
+class Ties:
+    """Which segments of a market may share; prices, slopes and widths may change.
+
+    bound: segments, shape (segments,), that a constraint of the user's own names: left as the solver chose them.
+    """
+
+    def __init__(self, orders: Orders, bound: npt.NDArray[np.bool_]) -> None:
+        table, owner = orders.orders, orders.segment_order
+        free = ~bound & ~table["all_or_nothing"].to_numpy(dtype=bool)[owner]
+        place = table.groupby(_ALIKE, sort=False, dropna=False).ngroup().to_numpy()[owner]
+        # Ties within one order are no matter of who is accepted: it takes several orders of a kind.
+        several = np.bincount(place, weights=np.r_[True, owner[1:] != owner[:-1]]) > 1
+        self._at: IntArray = np.flatnonzero(free & several[place])
+        self._place = place[self._at]
+
+    def __bool__(self) -> bool:
+        """Whether there is anything that could be tied."""
+        return len(self._at) > 1
+
+    def share(
+        self, segment_kw: FloatArray, price: FloatArray, slope: FloatArray, lower: FloatArray, width: FloatArray
+    ) -> FloatArray:
+        """`segment_kw` with ties shared pro rata; all of shape (segments,)."""
+        flat = (slope[self._at] == 0) & (width[self._at] > 0)
+        at, place = self._at[flat], self._place[flat]
+        if len(at) < 2:
+            return segment_kw
+        sequence = np.lexsort((price[at], place))
+        at, place = at[sequence], place[sequence]
+        new = np.r_[True, (place[1:] != place[:-1]) | (price[at[1:]] != price[at[:-1]])]
+        if new.all():
+            return segment_kw
+        number = np.cumsum(new) - 1
+        tied = np.bincount(number)[number] > 1
+        return _shared(segment_kw, at[tied], np.unique(number[tied], return_inverse=True)[1], lower, width)
 
 
 def share_ties(orders: Orders, segment_kw: FloatArray, bound: npt.NDArray[np.bool_]) -> FloatArray:
@@ -22,29 +61,15 @@ def share_ties(orders: Orders, segment_kw: FloatArray, bound: npt.NDArray[np.boo
 
     bound: segments that a constraint of the user's own names, which are left as the solver chose them.
     """
-    curves, table = orders.curves, orders.orders
-    free = (curves.slope == 0) & ~bound & (curves.width > 0)
-    free &= ~table["all_or_nothing"].to_numpy()[curves.owner]
-    at = np.flatnonzero(free)
-    if at.size < 2:
+    ties, curves = Ties(orders, bound), orders.curves
+    if not ties:
         return segment_kw
-    keys = table[["bus", "period", "side", "tan_phi", "q_min_kvar", "q_max_kvar"]].iloc[curves.owner[at]]
-    groups = keys.assign(price=curves.start[at]).groupby([*keys.columns, "price"], sort=False, dropna=False)
-    number = groups.ngroup().to_numpy()
-    several = np.bincount(number)[number] > 1
-    if not several.any():
-        return segment_kw
-    at = at[several]
-    number = pd.factorize(number[several])[0]
-    return _shared(segment_kw, at, number, curves.fill(table["minimum_kw"].to_numpy()), curves.width)
+    lower = curves.fill(orders.orders["minimum_kw"].to_numpy())
+    return ties.share(segment_kw, curves.start, curves.slope, lower, curves.width)
 
 
 def _shared(
-    segment_kw: FloatArray,
-    at: npt.NDArray[np.int64],
-    number: npt.NDArray[np.int64],
-    lower: FloatArray,
-    width: FloatArray,
+    segment_kw: FloatArray, at: IntArray, number: IntArray, lower: FloatArray, width: FloatArray
 ) -> FloatArray:
     room = width[at] - lower[at]
     endless = np.isinf(room)

@@ -26,7 +26,8 @@ class Declaration:
     """The data behind a market model: what was declared, over which network and orders.
 
     mechanism: its name; flow: the flow's record; options: of the mechanism; built: names of the constraints that the
-    mechanism declared. All others are the user's own, whether `extra` or a later hand added them.
+    mechanism declared. All others are the user's own, whether `extra` or a later hand added them. recipe: of a
+    parametric model, a function of network and orders that builds it anew, `extra` included.
     """
 
     mechanism: str
@@ -35,12 +36,18 @@ class Declaration:
     flow: Flow
     options: Mapping[str, Any] = field(default_factory=dict)
     built: frozenset[str] = frozenset()
+    recipe: Callable[[Network, Orders], Any] | None = field(default=None, repr=False)
 
 
 def declare(model: Any, declaration: Declaration) -> None:
     """Ties `declaration` to `model`, whose constraints so far are the mechanism's."""
     built = frozenset(component.name for component in model.component_objects(pyo.Constraint))
     object.__setattr__(model, _ATTRIBUTE, replace(declaration, built=built))
+
+
+def remember(model: Any, recipe: Callable[[Network, Orders], Any]) -> None:
+    """Notes how `model` can be built anew, in another process or over other data."""
+    object.__setattr__(model, _ATTRIBUTE, replace(declaration_of(model), recipe=recipe))
 
 
 def declaration_of(model: Any) -> Declaration:

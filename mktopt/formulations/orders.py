@@ -19,6 +19,7 @@ import pyomo.environ as pyo
 from pyomo.core.expr import LinearExpression
 from pyomo.core.expr.numeric_expr import MonomialTermExpression, ProductExpression, SumExpression
 
+from mktopt.formulations.changing import SegmentData, segment_data, set_bounds
 from mktopt.networks.network import Network
 from mktopt.networks.orders import Orders
 
@@ -30,29 +31,25 @@ def declare_orders(model: Any, network: Network, orders: Orders) -> Injections:
     """
     orders.check(network)
     model.periods = pyo.Set(initialize=list(network.periods))
-    _segments(model, orders)
+    table = orders.segments
+    index = list(zip(table["order"], table["period"].tolist(), table["segment"].tolist(), strict=True))
+    data = segment_data(model, orders, index)
+    _segments(model, index, data)
     _accepted(model, orders)
     _all_or_nothing(model, orders)
-    _surplus(model, orders)
+    _surplus(model, orders, data)
     return Injections(model, network, orders)
 
 
-def _segments(model: Any, orders: Orders) -> None:
+def _segments(model: Any, index: list[tuple[str, int, int]], data: SegmentData) -> None:
     """`segment_kw` with its bounds; a minimum is the lower bound of the segments that it fills.
 
     A curve is best taken from its start, so the bound on the sum and the bounds on its first segments have the same
     optima, and bounds cost a solver nothing.
     """
-    table = orders.segments
-    index = list(zip(table["order"], table["period"].tolist(), table["segment"].tolist(), strict=True))
-    lower = orders.curves.fill(orders.orders["minimum_kw"].to_numpy())
     model.segments = pyo.Set(initialize=index, dimen=3)
     model.segment_kw = pyo.Var(model.segments)
-    for variable, low, high in zip(
-        model.segment_kw.values(), lower.tolist(), orders.curves.width.tolist(), strict=True
-    ):
-        variable.setlb(low)
-        variable.setub(None if high == np.inf else high)
+    set_bounds(model.segment_kw.values(), data.lower, data.upper)
 
 
 def _accepted(model: Any, orders: Orders) -> None:
@@ -83,20 +80,20 @@ def _all_or_nothing(model: Any, orders: Orders) -> None:
 
     def rule(model: Any, order: str, period: int, segment: int) -> Any:
         x = model.segment_kw[order, period, segment]
-        return x == x.ub * model.whole[order, period]
+        return x == x.upper * model.whole[order, period]
 
     model.accepted_whole = pyo.Constraint(model.whole_segments, rule=rule)
 
 
-def _surplus(model: Any, orders: Orders) -> None:
+def _surplus(model: Any, orders: Orders, data: SegmentData) -> None:
     """`surplus[t]`; an order that is all or nothing enters by its whole value, so the model stays linear in it."""
     curves, period = orders.curves, orders.segments["period"].to_numpy()
     sign = -orders.injection_sign[curves.owner]
     whole = orders.orders["all_or_nothing"].to_numpy()
     free = ~whole[curves.owner]
     variables = np.array(list(model.segment_kw.values()), dtype=object)
-    linear, quadratic = sign * curves.start, 0.5 * sign * curves.slope
-    value = -orders.injection_sign * curves.value(np.where(whole, orders.width_kw, 0.0))
+    linear, quadratic = sign * data.price, -0.5 * data.slope
+    value = -orders.injection_sign * data.value
     sums = {}
     for t in model.periods:
         here = free & (period == t)
@@ -106,7 +103,7 @@ def _surplus(model: Any, orders: Orders) -> None:
             linear_coefs=[*linear[here].tolist(), *value[at].tolist()],
             linear_vars=[*variables[here].tolist(), *binaries],
         )
-        curved = here & (quadratic != 0)
+        curved = here & data.sloped
         squares = [
             ProductExpression((MonomialTermExpression((coefficient, x)), x))
             for coefficient, x in zip(quadratic[curved].tolist(), variables[curved].tolist(), strict=True)
@@ -137,6 +134,7 @@ class Injections:
         self._constant: list[float] = (-network.shunt_kw).tolist()
         self._periods = periods
         self._bus_index = network.bus_index
+        self.orders = orders
 
     def terms(self, bus: int, period: int) -> tuple[list[float], list[Any], float]:
         """(coefficients, variables, constant [kW]) of the injection at the bus in position `bus`."""

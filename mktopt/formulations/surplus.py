@@ -14,6 +14,7 @@ from typing import Any
 import pyomo.environ as pyo
 from pyomo.common.gc_manager import PauseGC
 
+from mktopt.formulations.changing import allow_changes
 from mktopt.formulations.flows.common import Flow
 from mktopt.formulations.market import Declaration, declare
 from mktopt.formulations.orders import declare_orders
@@ -21,14 +22,16 @@ from mktopt.networks.network import Network
 from mktopt.networks.orders import Orders
 
 
-def surplus(network: Network, orders: Orders, flow: Flow, pricing: str = "nodal") -> Any:
+def surplus(network: Network, orders: Orders, flow: Flow, pricing: str = "nodal", *, parametric: bool = False) -> Any:
     """The surplus market of `orders` on `network` under `flow`, as a ConcreteModel.
 
     `pricing` ('nodal' or 'budget_balanced') says what the accepted orders pay; it does not change the dispatch.
+    parametric: prices, slopes, widths and ratings become mutable Params (see `mktopt.formulations.changing`).
     Raises DataError and FormulationError for orders or networks that the flow cannot take.
     """
     with PauseGC():
         model = pyo.ConcreteModel("surplus")
+        allow_changes(model, parametric)
         injection = declare_orders(model, network, orders)
         model.grid = pyo.Block()
         flow.fill(model.grid, network, injection)

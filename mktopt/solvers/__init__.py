@@ -8,12 +8,14 @@ from mktopt.solvers.fixed import solve_fixed, with_integers_fixed
 from mktopt.solvers.infeasible import Infeasibility, Member, Relaxed, diagnose, is_feasible
 from mktopt.solvers.prices import marginal_values, order_prices, orientation, row_prices, welfare_duals
 from mktopt.solvers.program import Program
-from mktopt.solvers.solution import Has, Residuals, Solution, Status, Stopped, residuals
+from mktopt.solvers.session import Session
+from mktopt.solvers.solution import Attempt, Has, Residuals, Solution, Status, Stopped, residuals
 from mktopt.solvers.table import SOLVERS, Availability, Available, Solver, choose, solve
 from mktopt.solvers.unbounded import Growth, unbounded_direction
 
 __all__ = [
     "SOLVERS",
+    "Attempt",
     "Availability",
     "Available",
     "Growth",
@@ -23,6 +25,7 @@ __all__ = [
     "Program",
     "Relaxed",
     "Residuals",
+    "Session",
     "Solution",
     "Solver",
     "Status",

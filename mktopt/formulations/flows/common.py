@@ -12,6 +12,7 @@ import pyomo.environ as pyo
 from pyomo.core.expr import LinearExpression
 
 from mktopt.errors import FormulationError, unknown_name
+from mktopt.formulations.changing import is_parametric, ratings, set_bounds
 from mktopt.formulations.orders import Injections
 from mktopt.networks.network import FloatArray, Network
 from mktopt.networks.units import reactance_per_kw
@@ -63,30 +64,60 @@ def index_sets(block: Any, network: Network) -> None:
 def branch_flows(block: Any, network: Network, angles: bool = False) -> None:
     """Declares `p_kw[branch, period]`, positive from `from_bus` to `to_bus`, with |p_kw| <= rating_kva as bounds.
 
-    With `angles` the limits of the voltage angle across a branch bind too: theta_i - theta_j = x f + shift.
+    With `angles` the limits of the voltage angle across a branch bind too: theta_i - theta_j = x f + shift. In a
+    parametric model the ratings are Params and these limits rows of their own, `angle_limit[branch, period]`, since
+    the lesser of two limits is not affine in either.
     """
     block.p_kw = pyo.Var(block.branches, block.periods)
-    lower, upper = flow_limits(network, angles)
+    if is_parametric(block):
+        rating = ratings(block, network)
+        set_bounds(block.p_kw.values(), -1.0 * rating, rating)
+        if angles:
+            _angle_limits(block, network)
+        return
     periods = len(network.hours)
-    bounds = zip(np.repeat(lower, periods).tolist(), np.repeat(upper, periods).tolist(), strict=True)
-    for variable, (low, high) in zip(block.p_kw.values(), bounds, strict=True):
-        variable.setlb(None if low == -np.inf else low)
-        variable.setub(None if high == np.inf else high)
+    lower, upper = (np.repeat(limit, periods) for limit in flow_limits(network, angles))
+    set_bounds(block.p_kw.values(), lower, upper)
+
+
+def _angle_limits(block: Any, network: Network) -> None:
+    lower, upper = angle_limits(network)
+    limited = np.flatnonzero(np.isfinite(lower) | np.isfinite(upper))
+    names = network.lines["branch"].to_numpy()
+    ends = {
+        names[k]: tuple(end if np.isfinite(end) else None for end in (lower[k].item(), upper[k].item()))
+        for k in limited
+    }
+
+    def rule(block: Any, branch: str, t: int) -> Any:
+        low, high = ends[branch]
+        return (low, block.p_kw[branch, t], high)
+
+    block.angle_limit = pyo.Constraint(list(ends), block.periods, rule=rule)
 
 
 def flow_limits(network: Network, angles: bool = False) -> tuple[FloatArray, FloatArray]:
     """Least and greatest flow of each branch in service [kW], each of shape (branches,)."""
+    rating = network.lines["rating_kva"].to_numpy()
+    if not angles:
+        return -rating, rating
+    lower, upper = angle_limits(network)
+    return np.maximum(lower, -rating), np.minimum(upper, rating)
+
+
+def angle_limits(network: Network) -> tuple[FloatArray, FloatArray]:
+    """Least and greatest flow that the angle limits of each branch in service allow [kW], infinite where none."""
     lines = network.lines
-    upper = lines["rating_kva"].to_numpy()
+    upper = np.full(len(lines), np.inf)
     lower = -upper
     low, high = lines["angle_min_deg"].to_numpy(), lines["angle_max_deg"].to_numpy()
-    if not angles or (low.max(initial=-360) <= -360 and high.min(initial=360) >= 360):
+    if low.max(initial=-360) <= -360 and high.min(initial=360) >= 360:
         return lower, upper
     x, shift = reactance_per_kw(network), lines["shift_deg"].to_numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
         ends = np.sort(np.radians(np.array([low - shift, high - shift])) / np.where(x == 0, np.nan, x), axis=0)
-    lower = np.where((low > -360) & (x != 0), np.fmax(lower, ends[0]), lower)
-    upper = np.where((high < 360) & (x != 0), np.fmin(upper, ends[1]), upper)
+    lower = np.where((low > -360) & (x != 0), ends[0], lower)
+    upper = np.where((high < 360) & (x != 0), ends[1], upper)
     return lower, upper
 
 
