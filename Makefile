@@ -39,6 +39,7 @@ coverage: $(STAMP)  ## tests with the lines that none of them reaches
 
 bench: $(STAMP)  ## speed against the raw solver and CVXPY
 	@$(PY) benchmarks/speed/clear.py
+	@$(PY) benchmarks/speed/resolve.py
 
 ipopt: $(STAMP)  ## try again to build cyipopt (make setup has tried once)
 	@$(PY) tools/build_cyipopt.py

@@ -47,7 +47,7 @@ def small(clear: Any) -> Any:
 
 
 def test_every_script_of_the_folder_is_run_here() -> None:
-    assert {path.stem for path in SPEED.glob("*.py")} == {"clear", "peers"}
+    assert {path.stem for path in SPEED.glob("*.py")} == {"clear", "peers", "resolve"}
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -111,6 +111,61 @@ def test_the_script_prints_its_table_and_writes_it(tmp_path: Path) -> None:
     assert "| raw Clarabel " in done.stdout
     assert report["sizes"][0]["buses"] == 20
     assert {"import mktopt, fresh process", "peak memory at 20 buses"} <= {t["what"] for t in report["targets"]}
+
+
+@pytest.fixture(scope="module")
+def resolve(clear: Any) -> Any:
+    return loaded("resolve")
+
+
+def test_a_re_solving_peer_finds_what_clearing_the_new_offers_finds(peers: Any, resolve: Any) -> None:
+    for flat in (False, True):
+        network, orders = resolve.feeder(flat)
+        offers, arrays = resolve.Offers(orders), peers.arrays_of(network, orders)
+        start, slope = offers.draw()
+        clearing = mo.clear("surplus", network, offers.tables(start, slope))
+        if flat:
+            answers = [peers.HighsAgain(arrays, offers.asks, {}).solve(start)]
+        else:
+            others = (peers.ClarabelAgain, peers.CvxpyAgain)
+            answers = [peer(arrays, offers.asks).solve(start, slope) for peer in others]
+        for answer in answers:
+            assert answer.welfare == pytest.approx(clearing.welfare, rel=1e-6)
+
+
+def test_contests_time_everybody_and_compare_their_welfare(resolve: Any) -> None:
+    affine, flat = resolve.affine_contest(4), resolve.flat_contest(4)
+    assert set(affine.seconds) == {resolve.OURS, resolve.RAW, resolve.DPP, resolve.TABLES, resolve.COLD}
+    assert set(flat.seconds) == {resolve.OURS, resolve.HIGHS, resolve.TABLES, resolve.COLD}
+    assert all(t > 0 for contest in (affine, flat) for t in contest.seconds.values())
+    assert max(affine.worst_welfare_error, flat.worst_welfare_error) <= resolve.SAME_WELFARE
+
+
+def test_a_contestant_that_re_solves_another_problem_is_noticed(resolve: Any) -> None:
+    network, orders = resolve.feeder(False)
+
+    def cheat(start: Any, slope: Any) -> Any:
+        return resolve.peers.Answer(1.0, np.zeros(1))
+
+    with pytest.raises(RuntimeError, match="welfare differs"):
+        resolve.contest("cheat", network, orders, 3, {"cheat": cheat}, 1)
+
+
+def test_the_cone_program_that_is_compiled_is_one(resolve: Any) -> None:
+    assert set(resolve.compile_times(20, 1)) == {"QP", "parametric QP", "SOCP"}
+
+
+def test_the_re_solving_script_prints_its_tables_and_writes_them(tmp_path: Path) -> None:
+    out = tmp_path / "resolve.json"
+    sizes = ["--steps", "5", "--buses", "30", "--reclears", "200"]
+    command = [sys.executable, str(SPEED / "resolve.py"), *sizes, "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, env=_with_package(), capture_output=True, text=True)
+    report = json.loads(out.read_text(encoding="utf-8"))
+    missed = any(t["limit"] is not None and t["measured"] > t["limit"] for t in report["targets"])
+    assert done.returncode == int(missed), done.stderr
+    assert [contest["steps"] for contest in report["contests"]] == [5, 5, 5]
+    assert "200 re-clears" in done.stdout
+    assert "compile a SOCP of 30 buses" in done.stdout
 
 
 def _with_package() -> dict[str, str]:

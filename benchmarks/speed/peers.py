@@ -61,8 +61,8 @@ def arrays_of(network: mo.Network, orders: mo.Orders) -> Arrays:
     return Arrays(J, A, sign, curves.width, curves.start, curves.slope, rating)
 
 
-def raw(market: Arrays, settings: Mapping[str, Any] = DEFAULTS) -> Answer:
-    """Clarabel on matrices written by hand: assembly, set-up, solve; `settings` are Clarabel's, {} for its own."""
+def _clarabel(market: Arrays, settings: Mapping[str, Any]) -> tuple[Any, FloatArray, FloatArray]:
+    """(Clarabel set up, the entries of P, q) on matrices written by hand."""
     import clarabel
 
     segments, branches = len(market.sign), len(market.rating)
@@ -79,7 +79,12 @@ def raw(market: Arrays, settings: Mapping[str, Any] = DEFAULTS) -> Answer:
     chosen = clarabel.DefaultSettings()
     for name, value in {"verbose": False, **settings}.items():
         setattr(chosen, name, value)
-    found = clarabel.DefaultSolver(P, q, sp.csc_matrix(G), h, cones, chosen).solve()
+    return clarabel.DefaultSolver(P, q, sp.csc_matrix(G), h, cones, chosen), P.data, q
+
+
+def raw(market: Arrays, settings: Mapping[str, Any] = DEFAULTS) -> Answer:
+    """Clarabel on matrices written by hand: assembly, set-up, solve; `settings` are Clarabel's, {} for its own."""
+    found = _clarabel(market, settings)[0].solve()
     if str(found.status) != "Solved":
         raise RuntimeError(f"Clarabel on raw arrays: {found.status}")
     return Answer(-found.obj_val, -np.asarray(found.z)[: market.J.shape[0]])
@@ -124,3 +129,83 @@ def _solved(problem: Any, balance: Any, settings: Mapping[str, Any] | None) -> A
     if problem.status != cp.OPTIMAL:
         raise RuntimeError(f"CVXPY: {problem.status}")
     return Answer(-float(problem.value), -np.asarray(balance.dual_value))
+
+
+class ClarabelAgain:
+    """Clarabel set up once by hand, solved again with other prices of some orders: `update` and `solve`.
+
+    asks: bool (segments,), those whose price and slope change.
+    """
+
+    def __init__(self, market: Arrays, asks: npt.NDArray[np.bool_], settings: Mapping[str, Any] = DEFAULTS) -> None:
+        self.solver, self.P, self.q = _clarabel(market, settings)
+        self.asks, self.sign, self.buses = np.flatnonzero(asks), market.sign[asks], market.J.shape[0]
+
+    def solve(self, start: FloatArray, slope: FloatArray) -> Answer:
+        """Another clearing, with these prices [$/kWh] and slopes [$/kWh per kW] of the asks."""
+        self.q[self.asks] = self.sign * start
+        self.P[self.asks] = self.sign * slope
+        self.solver.update(q=self.q, P=self.P)
+        found = self.solver.solve()
+        if str(found.status) != "Solved":
+            raise RuntimeError(f"Clarabel on raw arrays: {found.status}")
+        self.x = np.asarray(found.x)
+        return Answer(-found.obj_val, -np.asarray(found.z)[: self.buses])
+
+
+class HighsAgain:
+    """HiGHS set up once by hand for flat prices, solved again from its last basis: `changeColsCost` and `run`."""
+
+    def __init__(self, market: Arrays, asks: npt.NDArray[np.bool_], settings: Mapping[str, Any]) -> None:
+        import highspy
+
+        segments, branches = len(market.sign), len(market.rating)
+        buses, n = market.J.shape[0], segments + branches
+        balance = sp.hstack([market.J, -market.A], format="csr")
+        lp = highspy.HighsLp()
+        lp.num_col_, lp.num_row_ = n, buses
+        lp.col_cost_ = np.r_[market.sign * market.start, np.zeros(branches)]
+        lp.col_lower_ = np.r_[np.zeros(segments), -market.rating]
+        lp.col_upper_ = np.r_[market.width, market.rating]
+        lp.row_lower_ = lp.row_upper_ = np.zeros(buses)
+        lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+        lp.a_matrix_.start_, lp.a_matrix_.index_ = balance.indptr, balance.indices
+        lp.a_matrix_.value_ = balance.data
+        self.highs, self.optimal = highspy.Highs(), highspy.HighsModelStatus.kOptimal
+        for name, value in {"output_flag": False, **settings}.items():
+            self.highs.setOptionValue(name, value)
+        self.highs.passModel(lp)
+        self.asks = np.flatnonzero(asks).astype(np.int32)
+
+    def solve(self, start: FloatArray) -> Answer:
+        """Another clearing, with these prices [$/kWh] of the asks."""
+        highs = self.highs
+        highs.changeColsCost(len(self.asks), self.asks, start)
+        highs.run()
+        if highs.getModelStatus() != self.optimal:
+            raise RuntimeError(f"HiGHS on raw arrays: {highs.getModelStatus()}")
+        found = highs.getSolution()
+        self.x = np.asarray(found.col_value)
+        return Answer(-highs.getObjectiveValue(), np.asarray(found.row_dual))
+
+
+class CvxpyAgain:
+    """CVXPY with the prices and slopes of some orders as parameters, all else as constants, solved again (DPP)."""
+
+    def __init__(self, market: Arrays, asks: npt.NDArray[np.bool_]) -> None:
+        import cvxpy as cp
+
+        x, f = cp.Variable(len(market.sign)), cp.Variable(len(market.rating))
+        self.price = cp.Parameter(int(asks.sum()), value=market.start[asks])
+        self.root = cp.Parameter(int(asks.sum()), value=np.sqrt(0.5 * market.slope[asks]), nonneg=True)
+        bids = ~asks
+        worth = market.start[bids] @ x[bids] + 0.5 * cp.sum(cp.multiply(market.slope[bids], cp.square(x[bids])))
+        cost = self.price @ x[asks] + cp.sum_squares(cp.multiply(self.root, x[asks])) - worth
+        self.balance = market.J @ x == market.A @ f
+        limits = [x >= 0, x <= market.width, f <= market.rating, f >= -market.rating]
+        self.problem = cp.Problem(cp.Minimize(cost), [self.balance, *limits])
+
+    def solve(self, start: FloatArray, slope: FloatArray) -> Answer:
+        """Another clearing, with these prices [$/kWh] and slopes [$/kWh per kW] of the asks."""
+        self.price.value, self.root.value = start, np.sqrt(0.5 * slope)
+        return _solved(self.problem, self.balance, None)
