@@ -80,3 +80,41 @@ def solver_table() -> pd.DataFrame:
 
     rows = [(name, ", ".join(s.takes), str(s.available()), s.summary) for name, s in SOLVERS.items()]
     return pd.DataFrame(rows, columns=["solver", "takes", "here", "about"])
+
+
+def combinations() -> pd.DataFrame:
+    """mechanism, flows (its default first), takes (kinds of participants) of every mechanism."""
+    from mktopt.formulations.flows import FLOWS
+    from mktopt.mechanisms import MECHANISMS
+
+    rows = []
+    for mechanism in MECHANISMS.values():
+        flows = sorted(FLOWS, key=lambda name: name != mechanism.flow)
+        rows.append((mechanism.name, ", ".join(flows), ", ".join(kind.__name__ for kind in mechanism.takes)))
+    return pd.DataFrame(rows, columns=["mechanism", "flows, the default first", "takes"])
+
+
+# What makes a market, or any other model, belong to a problem class.
+_ARISES = {
+    "LP": "flat price curves; linear constraints",
+    "MILP": "the same with orders that are all or nothing, or whole-number variables",
+    "QP": "affine price curves: a quadratic objective, convex when minimised",
+    "MIQP": "the same with orders that are all or nothing, or whole-number variables",
+    "SOCP": "convex quadratic constraints; sums of squares below a product of two variables >= 0",
+    "MISOCP": "the same with whole-number variables",
+    "EXP": "also logarithms of affine expressions, concave when maximised",
+    "MIEXP": "the same with whole-number variables",
+    "NLP": "every other smooth model, among them all that are not convex (a local optimum)",
+}
+
+
+def class_table() -> pd.DataFrame:
+    """problem class, arises from, solvers (the preferred one first) of every problem class that a solver takes."""
+    from mktopt.solvers import SOLVERS
+    from mktopt.solvers.table import PREFERRED
+
+    rows = []
+    for kind in sorted(PREFERRED, key=list(_ARISES).index):
+        names = [name for name, solver in SOLVERS.items() if kind in solver.takes]
+        rows.append((kind, _ARISES[kind], ", ".join(sorted(names, key=lambda name: name != PREFERRED[kind]))))
+    return pd.DataFrame(rows, columns=["problem class", "arises from", "solvers, the preferred one first"])
