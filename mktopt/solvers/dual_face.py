@@ -30,7 +30,7 @@ import numpy as np
 from mktopt.errors import SolverError
 from mktopt.solvers import highs
 from mktopt.solvers.program import Array, Program
-from mktopt.solvers.solution import Stopped, steepest_price
+from mktopt.solvers.solution import Stopped
 
 # Slack up to this share of a limit, or of the typical size of a kW, counts as none.
 _SLACK, _ROUNDING = 1e-6, 1e-7
@@ -129,7 +129,7 @@ def dual_face(program: Program, x: Array, row_dual: Array) -> DualFace:
     slope = sense * program.gradient(x)
     u = sense * row_dual
     w = slope - J.T @ u
-    money = max(float(np.abs(slope).max(initial=0.0)), steepest_price(program)) or 1.0
+    money = float((np.abs(slope) + np.abs(program.c)).max(initial=0.0)) or 1.0
     size = np.zeros(program.m)
     np.maximum.at(size, np.repeat(np.arange(program.m), np.diff(J.indptr)), np.abs(J.data))
     used = size > 0.0

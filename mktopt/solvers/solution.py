@@ -176,7 +176,9 @@ def _with_duals(program: Program, x: Array, activity: Array, y: Array, z: Array,
     error = slope - J.T @ y - z
     bent = np.abs(curvature) if program.P is None else abs(program.P) @ np.abs(x)  # its terms may cancel, too
     size = c + bent + abs(J).T @ np.abs(y) + np.abs(z)
-    steepest = float((c + np.abs(curvature)).max(initial=0.0)) if program.curved else steepest_price(program)
+    # The steepest gradient is the size of prices: where (nearly) nothing moves, noise in money is judged by what a
+    # typical limit is worth at it; where nothing has a price, by one per unit.
+    steepest = float((c + bent).max(initial=0.0))
     dual = _relative(np.abs(error), size) if steepest else float(np.abs(error).max(initial=0.0))
 
     limits = (program.row_lower, program.row_upper, program.lower, program.upper)
@@ -202,18 +204,6 @@ def _slopes(program: Program, x: Array) -> Array:
     for row, jacobian in parts:
         size = size + abs(jacobian).T @ (row < 0).astype(float)
     return np.asarray(size)
-
-
-def steepest_price(program: Program) -> float:
-    """The steepest gradient of the objective over a typical limit: the size of its prices. 0 without an objective.
-
-    Where (nearly) nothing moves, noise in money is judged by what a typical limit is worth at it; where nothing has a
-    price, by one per unit.
-    """
-    steep = float(np.abs(program.c).max(initial=0.0))
-    if program.P is not None and program.P.nnz:
-        steep += program.typical * float(np.abs(program.P.data).max())
-    return steep
 
 
 def _sides(multiplier: Array, lower: Array, upper: Array) -> tuple[Array, Array]:

@@ -153,6 +153,11 @@ def whole_and_curved(model, network):
     return model.accepted_kw["load", 0] ** 2 <= 400 * model.on
 
 
+def whole_and_bent(model, network):
+    model.on = pyo.Var(domain=pyo.Binary)
+    return model.accepted_kw["load", 0] ** 2 >= 4 * model.on
+
+
 def unknown_order(model, network):
     return model.accepted_kw["laod", 0] <= 20
 
@@ -165,7 +170,7 @@ def unknown_period(model, network):
     ("function", "message"),
     [
         (some_numbers, "'some_numbers' returned True, which is no relation"),
-        (whole_and_curved, "MISOCP.*no solver here takes whole-number variables in it"),
+        (whole_and_bent, "MINLP.*no solver here takes whole-number variables in it"),
         (unknown_order, r"'unknown_order': unknown index of accepted_kw.*laod.*did you mean .*load"),
         (unknown_period, r"'unknown_period': unknown index of accepted_kw.*did you mean .*load"),
     ],
@@ -245,3 +250,11 @@ def test_prosumers_trade_in_every_period():
     assert clearing.prices["price"].to_numpy() == pytest.approx(np.full(4, 0.75), abs=1e-6)
     traded = clearing.dispatch.groupby(["period", "side"])["quantity_kw"].sum()
     assert traded.to_numpy() == pytest.approx(np.full(4, 2.5), abs=1e-5)
+
+
+def test_whole_numbers_beside_a_cone_are_decided(two_bus):
+    clearing = mo.clear("surplus", *two_bus, extra=[whole_and_curved])
+    assert clearing.solver == "outer_approximation"
+    most = float(clearing.orders.width_kw[clearing.orders.is_bid].max())
+    assert clearing.quantity("load") == pytest.approx(min(20.0, most), rel=1e-6)
+    assert clearing.certificate.ok()
