@@ -233,7 +233,7 @@ class MarketSession:
         the user's model is never written to; its arrays must be those that the session solved. Raises MktoptError where
         nothing was solved or they differ.
         """
-        from mktopt.clearing.solve import _tabulate
+        from mktopt.clearing.solve import tabulate
 
         if self._last is None:
             raise MktoptError("the session has not solved yet; call solve() first")
@@ -248,7 +248,7 @@ class MarketSession:
             solution = solve_fixed(program, solution) if self._layout.integers else solution
         solved = time.perf_counter()
         options = dict(self._session.options)
-        found = _tabulate(model, declaration_of(model), program, solution, first, options)
+        found = tabulate(model, declaration_of(model), program, solution, first, options)
         seconds = {"compile": compiled - began, "solve": solved - compiled, "tabulate": time.perf_counter() - solved}
         found.seconds.update(seconds)  # type: ignore[attr-defined]
         return found

@@ -55,14 +55,14 @@ def solve(
         refuse_unsolved(declaration, model, program, solution)
         priced = solve_fixed(program, solution) if program.integer.any() else solution
         solved = time.perf_counter()
-        clearing = _tabulate(model, declaration, program, priced, solution, dict(solver_options or {}))
+        clearing = tabulate(model, declaration, program, priced, solution, dict(solver_options or {}))
         done = time.perf_counter()
     seconds = {"compile": compiled - start, "solve": solved - compiled, "tabulate": done - solved}
     clearing.seconds.update(seconds)  # type: ignore[attr-defined]
     return clearing
 
 
-def _tabulate(
+def tabulate(
     model: Any,
     declaration: Declaration,
     program: Program,
