@@ -156,9 +156,7 @@ class Session:
         self.statistics = {"solves": 0, "fallbacks": 0}
 
     def _start_backend(self, x: Array | None = None) -> None:
-        self._backend: Backend = backend_for(
-            self.parametric, self._changes, self.theta, self.solver, self.options, x
-        )
+        self._backend: Backend = backend_for(self.parametric, self._changes, self.theta, self.solver, self.options, x)
         self.version = self._backend.version
         self._dirty = 0
 
@@ -365,16 +363,18 @@ def backend_for(
 ) -> Backend:
     """The solver that keeps the arrays of a session, by name and problem class; x: an answer, for its scale."""
     from mktopt.solvers.session_clarabel import ClarabelSession
+    from mktopt.solvers.session_cones import ConeSession, refused
     from mktopt.solvers.session_data import Anew
     from mktopt.solvers.session_highs import HighsSession
     from mktopt.solvers.session_ipopt import IpoptSession
 
-    program = parametric.program
-    kind = program.problem_class
+    program, kind = parametric.program, parametric.program.problem_class
     if not program.n or program.empty_rows.any():  # what is false, or settled, without a solver
         return Anew(parametric, solver, options)
     if solver == ClarabelSession.name and kind in ClarabelSession.takes:
         return ClarabelSession(parametric, changes, theta, options, x)
+    if solver == ConeSession.name and kind in ConeSession.takes and not refused(parametric):
+        return ConeSession(parametric, changes, theta, options, x)
     if solver == HighsSession.name and kind in HighsSession.takes:
         return HighsSession(parametric, changes, theta, options)
     if solver == IpoptSession.name and kind in SOLVERS[solver].takes:

@@ -133,13 +133,14 @@ def _exponential_rows(program: Program) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """The scaled arrays of `Form.scaled(scales)` as affine functions of the program's arrays.
+    """The scaled arrays of `Form.scaled(scales)` as affine functions of the program's arrays, K logarithms among them.
 
-    q = q_base + q_map @ c                          q_map: csr (N, n)
-    h = h_base + h_map @ limits                     h_map: csr (M, 2m + 2n)
+    q = q_base + q_map @ [c, logs.coef]                     q_map: csr (N, n + K)
+    h = h_base + h_map @ [limits, logs.offset]              h_map: csr (M, 2m + 2n + K)
         limits = [row_lower, row_upper, lower, upper], infinite ones as 0
-    G.data = G_base + G_map @ A.data                G_map: csr (G.nnz, A.nnz), A csr and G csc as they are
-    P.data = P_map @ program.P.data                 P_map: csr (P.nnz, program.P.nnz), program.P csc
+    G.data = G_base + G_map @ [A.data, logs.coef, logs.M.data]      G_map: csr (G.nnz, ...), A and M csr, G csc
+    P.data = P_map @ program.P.data                         P_map: csr (P.nnz, program.P.nnz), program.P csc
+    spread: csr (M, M), T of ĥ = T h + shift; the multipliers of G x + s = h are Tᵀ ẑ over the unit of money
     """
 
     q_base: Array
@@ -149,43 +150,75 @@ class Sources:
     G_base: Array
     G_map: Any
     P_map: Any
+    spread: Any
 
 
-def sources(form: Form, scales: Scales, targets: Collection[str] = (), rows: Array | None = None) -> Sources:
+def unmapped(
+    program: Program, targets: Collection[str], rows: Array | None = None, columns: Array | None = None
+) -> str:
+    """Why changes in some of a program's numbers are not affine in its form, naming the first at fault, or ''.
+
+    targets: names of the program's arrays that change; rows: bool (m,), rows whose linear coefficients or limits
+    change; columns: bool (n,), columns whose lower bounds change. At fault are coefficients of products, and rows with
+    a product of two variables on their greater side: their shape hangs on all of their numbers, and on the lower
+    bounds of these two.
+    """
+    if "quadratics" in targets:
+        return (
+            "the coefficients of products in rows (quadratics) cannot change between solves of this program: change"
+            " limits or linear coefficients instead, or compile anew"
+        )
+    if program.quadratics is None:
+        return ""
+    conic = _conic_rows(program)
+    frozen = np.setdiff1d(conic.curved, conic.rows[conic.linear])
+    if rows is not None and rows[frozen].any():
+        name = program.rows[int(frozen[rows[frozen]][0])].name
+        return (
+            f"constraint '{name}' bounds squares by a product of two variables, so its numbers cannot change between"
+            " solves: let a variable of its own carry what changes, or compile anew"
+        )
+    terms = program.quadratics
+    held = np.isin(terms.row, frozen)
+    factors = np.union1d(terms.first[held], terms.second[held])
+    if columns is not None and columns[factors].any():
+        name = program.variables[int(factors[columns[factors]][0])].name
+        return (
+            f"variable '{name}' stands in a product of two variables that bounds squares, so its lower bound cannot"
+            " change between solves: put the bound into a constraint of its own, or compile anew"
+        )
+    return ""
+
+
+def sources(
+    form: Form,
+    scales: Scales,
+    targets: Collection[str] = (),
+    rows: Array | None = None,
+    columns: Array | None = None,
+) -> Sources:
     """How q, h, G.data, P.data of `form.scaled(scales)` follow from the program's numbers, structure and scales fixed.
 
-    targets: names of the program's arrays that change; rows: bool (m,), rows with changing coefficients or limits.
-    Raises FormulationError for changes that are not affine here: coefficients of products and of logarithms, and rows
-    with a product of two variables on their greater side, whose shape hangs on all of their numbers.
+    targets, rows, columns: what changes, see `unmapped`. Raises FormulationError for changes that are not affine here.
     """
     import scipy.sparse as sp
 
     program = form.program
-    refused = sorted(set(targets) & {"quadratics", "log_coef", "log_M", "log_offset"})
-    if refused:
-        raise FormulationError(
-            f"the coefficients of products or logarithms in rows ({', '.join(refused)}) cannot change between solves of"
-            " this program: change limits or linear coefficients instead, or compile anew"
-        )
-    frozen = form.conic[~form.linear]
-    if rows is not None and rows[frozen].any():
-        name = program.rows[int(frozen[rows[frozen]][0])].name
-        raise FormulationError(
-            f"constraint '{name}' bounds squares by a product of two variables, so its numbers cannot change between"
-            " solves: let a variable of its own carry what changes, or compile anew"
-        )
+    reason = unmapped(program, targets, rows, columns)
+    if reason:
+        raise FormulationError(reason)
     spread, shift = _row_spread(form, scales)
     limits = _limit_map(form)
     base = np.where(np.diff(limits.indptr) > 0, 0.0, form.h)
     d = np.broadcast_to(scales.columns, len(form.q))
-    q_map = sp.csr_array(
-        (program.sense * scales.money * d[: program.n], (np.arange(program.n), np.arange(program.n))),
-        shape=(len(form.q), program.n),
-    )
-    q_base = scales.money * d * np.r_[np.zeros(program.n), form.q[program.n :]]
+    priced = np.ones(len(form.q), dtype=bool)
+    if program.logs is not None:
+        priced[program.n :] = program.logs.row < 0
+    q_map = sp.csr_array(sp.diags_array(np.where(priced, program.sense * scales.money * d, 0.0)))
     h_map = sp.csr_array(spread @ limits)
     G_base, G_map = _matrix_map(form, scales)
-    return Sources(q_base, q_map, spread @ base + shift, h_map, G_base, G_map, _curvature_map(form, scales))
+    curvature = _curvature_map(form, scales)
+    return Sources(np.zeros(len(d)), q_map, spread @ base + shift, h_map, G_base, G_map, curvature, spread)
 
 
 def _row_spread(form: Form, scales: Scales) -> tuple[Any, Array]:
@@ -198,7 +231,7 @@ def _row_spread(form: Form, scales: Scales) -> tuple[Any, Array]:
 
 
 def _limit_map(form: Form) -> Any:
-    """h from [row_lower, row_upper, lower, upper]: csr (M, 2m + 2n)."""
+    """h from [row_lower, row_upper, lower, upper, logs.offset]: csr (M, 2m + 2n + K)."""
     import scipy.sparse as sp
 
     m, n = form.program.m, form.program.n
@@ -206,29 +239,42 @@ def _limit_map(form: Form) -> Any:
     column = [group + offset for group, offset in zip(form.groups, offsets, strict=True)]
     value = [np.full(len(group), -1.0 if k in (3, 5) else 1.0) for k, group in enumerate(form.groups)]
     chosen = form.linear
-    column.append(form.conic[chosen] + np.where(form.sign[chosen] > 0, m, 0))
-    value.append(form.sign[chosen].astype(float))
-    where = np.r_[np.arange(form.ends[-1]), form.heads[chosen] + 1]
-    return sp.csr_array((np.concatenate(value), (where, np.concatenate(column))), shape=(len(form.h), 2 * m + 2 * n))
+    column += [form.conic[chosen] + np.where(form.sign[chosen] > 0, m, 0), 2 * (m + n) + np.arange(form.logs)]
+    value += [form.sign[chosen].astype(float), np.ones(form.logs)]
+    where = np.r_[np.arange(form.ends[-1]), form.heads[chosen] + 1, form.tail + 2 + 3 * np.arange(form.logs)]
+    entries = np.concatenate(value), (where, np.concatenate(column))
+    return sp.csr_array(entries, shape=(len(form.h), 2 * (m + n) + form.logs))
+
+
+def _entries(form: Form) -> tuple[Array, Array]:
+    """(row, column) of [A.data, logs.coef, logs.M.data], where row m + k is that of the k-th logarithm's inside."""
+    program = form.program
+    A = program.A.tocoo()
+    if program.logs is None:
+        return A.row.astype(np.int64), A.col.astype(np.int64)
+    M = program.logs.M.tocoo()
+    row = np.r_[A.row, program.logs.row, program.m + M.row]
+    return row.astype(np.int64), np.r_[A.col, program.n + np.arange(form.logs), M.col].astype(np.int64)
 
 
 def _matrix_map(form: Form, scales: Scales) -> tuple[Array, Any]:
-    """(base, map) of the scaled G.data over A.data."""
+    """(base, map) of the scaled G.data over [A.data, logs.coef, logs.M.data]."""
     import scipy.sparse as sp
 
     program, G = form.program, form.G.tocoo()
-    # Which row of A each row of G repeats, and with which sign.
+    # Which of their rows each row of G repeats, and with which sign.
     row_of, sign = np.full(len(form.h), -1), np.zeros(len(form.h))
     for k in (0, 2, 3):
         part = slice(form.ends[k] - len(form.groups[k]), form.ends[k])
         row_of[part], sign[part] = form.groups[k], -1.0 if k == 3 else 1.0
     chosen = form.linear
     row_of[form.heads[chosen] + 1], sign[form.heads[chosen] + 1] = form.conic[chosen], form.sign[chosen]
-    A = program.A.tocoo()
-    keys = A.row.astype(np.int64) * program.n + A.col
+    row_of[form.tail + 2 :: 3], sign[form.tail + 2 :: 3] = program.m + np.arange(form.logs), -1.0
+    row, col = _entries(form)
+    width = np.int64(len(form.q))
+    keys = np.where(row < 0, -2, row * width + col)  # a logarithm of the objective is in no row
     order = np.argsort(keys)
-    wanted = np.where(G.col < program.n, row_of[G.row].astype(np.int64) * program.n + G.col, -1)
-    wanted[row_of[G.row] < 0] = -1
+    wanted = np.where(row_of[G.row] < 0, -1, row_of[G.row].astype(np.int64) * width + G.col)
     at = np.searchsorted(keys, wanted, sorter=order)
     at = order[np.minimum(at, len(order) - 1)] if len(order) else np.zeros(len(wanted), dtype=np.int64)
     from_A = (wanted >= 0) & (keys[at] == wanted) if len(order) else np.zeros(len(wanted), dtype=bool)

@@ -27,20 +27,28 @@ def test_scaled_arrays_follow_from_their_sources(kind):
     draft.upper[2] = np.inf
     for make in (linear_row, squares_row, linear_row, log_row if kind == "log" else squares_row, linear_row):
         make(draft)
+    if kind == "log":
+        draft.logs.append((-1, -0.7, np.array([1.0, 0.0, 2.0, 1.0]), 0.5))
     program = draft.program(random.normal(size=4), np.diag([1.0, 0.0, 2.0, 0.0]), 1)
     form = standard_form(program)
     scales = cone_scales(form)
     found = sources(form, scales)
-    for part in (program.A.data, program.c, program.P.data, program.row_upper, program.row_lower):
+    changed = [program.A.data, program.c, program.P.data, program.row_upper, program.row_lower]
+    if program.logs is not None:
+        changed += [program.logs.coef, program.logs.offset, program.logs.M.data]
+    for part in changed:
         part *= random.uniform(0.5, 1.5)
     equal = np.isin(np.arange(program.m), form.equal)
     program.row_lower[equal] = program.row_upper[equal]
     data = standard_form(program, equal=equal).scaled(scales)
     limits = np.concatenate([program.row_lower, program.row_upper, program.lower, program.upper])
     limits = np.where(np.isfinite(limits), limits, 0.0)
-    np.testing.assert_allclose(found.q_base + found.q_map @ program.c, data.q)
-    np.testing.assert_allclose(found.h_base + found.h_map @ limits, data.h)
-    np.testing.assert_allclose(found.G_base + found.G_map @ program.A.data, data.G.toarray().T[data.G.toarray().T != 0])
+    logs = program.logs
+    coef, offset, inside = (logs.coef, logs.offset, logs.M.data) if logs is not None else (np.zeros(0),) * 3
+    np.testing.assert_allclose(found.q_base + found.q_map @ np.r_[program.c, coef], data.q)
+    np.testing.assert_allclose(found.h_base + found.h_map @ np.r_[limits, offset], data.h)
+    entries = found.G_base + found.G_map @ np.r_[program.A.data, coef, inside]
+    np.testing.assert_allclose(entries, data.G.toarray().T[data.G.toarray().T != 0])
     np.testing.assert_allclose(found.P_map @ program.P.data, data.P.data)
 
 
@@ -51,8 +59,10 @@ def test_products_on_the_greater_side_do_not_follow_from_sources():
     sources(form, cone_scales(form))
     with pytest.raises(FormulationError, match="product of two variables"):
         sources(form, cone_scales(form), rows=np.ones(1, dtype=bool))
-    with pytest.raises(FormulationError, match="log_coef"):
-        sources(form, cone_scales(form), targets=["log_coef"])
+    with pytest.raises(FormulationError, match="lower bound"):
+        sources(form, cone_scales(form), columns=np.ones(4, dtype=bool))
+    with pytest.raises(FormulationError, match="quadratics"):
+        sources(form, cone_scales(form), targets=["quadratics"])
 
 
 @pytest.mark.parametrize("size", [3, 100, 300])
