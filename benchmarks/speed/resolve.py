@@ -242,7 +242,7 @@ def cone_model(buses: int) -> Any:
 
 def compile_times(buses: int, repeat: int) -> dict[str, float]:
     """Median seconds to compile the QP, the parametric QP and the cone program of this many buses."""
-    from mktopt.solvers.parametric import compile_parametric
+    from mktopt.solvers.reading.parametric import compile_parametric
 
     network, orders = market(buses)
     cases = {

@@ -12,10 +12,10 @@ import pyomo.environ as pyo
 from mktopt.clearing.result import FloatArray
 from mktopt.errors import InfeasibleError, SolverError, UnboundedError
 from mktopt.formulations.market import Declaration, own_rows
-from mktopt.solvers.infeasible import Member, Relaxed, diagnose
+from mktopt.solvers.diagnosis.infeasible import Member, Relaxed, diagnose
+from mktopt.solvers.diagnosis.unbounded import unbounded_direction
 from mktopt.solvers.program import Program
 from mktopt.solvers.solution import Solution, Stopped
-from mktopt.solvers.unbounded import unbounded_direction
 
 SHED, OVERLOAD = "serve less", "load branches more"
 

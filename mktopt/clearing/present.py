@@ -19,8 +19,8 @@ from mktopt.networks.network import Network
 from mktopt.networks.orders import Orders
 from mktopt.solvers.prices import row_prices
 from mktopt.solvers.program import Program
-from mktopt.solvers.session import Session
-from mktopt.solvers.session_data import as_slice, product_into
+from mktopt.solvers.sessions.data import as_slice, product_into
+from mktopt.solvers.sessions.session import Session
 
 IntArray = npt.NDArray[np.int64]
 # Along an order prices may step the wrong way by rounding; this much, relative to the price, is taken for equal.

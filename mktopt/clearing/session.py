@@ -39,7 +39,7 @@ from mktopt.networks.orders import Orders
 from mktopt.solvers import compile, solve_fixed
 from mktopt.solvers import solve as solve_program
 from mktopt.solvers.program import Program
-from mktopt.solvers.session import Answer, Session
+from mktopt.solvers.sessions.session import Answer, Session
 from mktopt.solvers.solution import Solution, Status, Stopped
 
 # A clearing's certificate is asked to hold within 1e-6; an answer closer to that than this is sought again for it.

@@ -3,15 +3,15 @@
 Adding a solver is one file with `solve(program, options) -> Solution` and one row in `table.SOLVERS`.
 """
 
-from mktopt.solvers.compiler import compile
+from mktopt.solvers.diagnosis.infeasible import Infeasibility, Member, Relaxed, diagnose, is_feasible
+from mktopt.solvers.diagnosis.unbounded import Growth, unbounded_direction
 from mktopt.solvers.fixed import solve_fixed, with_integers_fixed
-from mktopt.solvers.infeasible import Infeasibility, Member, Relaxed, diagnose, is_feasible
 from mktopt.solvers.prices import marginal_values, order_prices, orientation, row_prices, welfare_duals
 from mktopt.solvers.program import Program
-from mktopt.solvers.session import Session
+from mktopt.solvers.reading.compiler import compile
+from mktopt.solvers.sessions.session import Session
 from mktopt.solvers.solution import Attempt, Has, Residuals, Solution, Status, Stopped, residuals
 from mktopt.solvers.table import SOLVERS, Availability, Available, Solver, choose, solve
-from mktopt.solvers.unbounded import Growth, unbounded_direction
 
 __all__ = [
     "SOLVERS",

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from mktopt.errors import SolverError, unknown_name
-from mktopt.solvers.apex import leave
-from mktopt.solvers.form import Data, Form, Scales
+from mktopt.solvers.cones.apex import leave
+from mktopt.solvers.cones.form import Data, Form, Scales
+from mktopt.solvers.cones.scaling import cone_scales, plain_scales, typical, uniform_scales
+from mktopt.solvers.cones.standard_form import standard_form
 from mktopt.solvers.polish import SMALL, polish, polish_curved
 from mktopt.solvers.prices import marginal_values
 from mktopt.solvers.program import Program
-from mktopt.solvers.scaling import cone_scales, plain_scales, typical, uniform_scales
 from mktopt.solvers.solution import TOLERANCE, Has, Solution, Status, Stopped, judged
-from mktopt.solvers.standard_form import standard_form
 
 NAME = "clarabel"
 

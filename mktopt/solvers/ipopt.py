@@ -1,11 +1,11 @@
 """IPOPT: any smooth program, to a local optimum; the global one where the program is convex.
 
 IPOPT is an interior-point method with a filter line search (Wächter and Biegler 2006). It is called through `cyipopt`
-where that can be imported, else through CasADi; the functions are the same (`nlp.py`). Its multipliers satisfy
+where that can be imported, else through CasADi; the functions are the same (`problem.py`). Its multipliers satisfy
 
     ∇f̂ + Jᵀλ - z_L + z_U = 0,     f̂ = σ·sense·f,     z_L, z_U >= 0
 
-With the scale of `nlp.py` (variables in units D, rows times R) the canonical duals are, for rows and bounds,
+With the scale of `problem.py` (variables in units D, rows times R) the canonical duals are, for rows and bounds,
 
     row_dual = -sense · R λ / σ,        reduced_cost = sense · (z_L - z_U) / (σ D)
 
@@ -22,15 +22,15 @@ from typing import Any
 import numpy as np
 
 from mktopt.errors import SolverError
-from mktopt.solvers import nlp_backends
-from mktopt.solvers.ipopt_options import checked
-from mktopt.solvers.nlp import Nlp
-from mktopt.solvers.nlp_backends import Raw, Start
-from mktopt.solvers.nlp_duals import duals
-from mktopt.solvers.nlp_start import another_start, answer_scale, first_scale, named_fault, starting_point
+from mktopt.solvers.nlp import backends as nlp_backends
+from mktopt.solvers.nlp.backends import Raw, Start
+from mktopt.solvers.nlp.duals import duals
+from mktopt.solvers.nlp.options import checked
+from mktopt.solvers.nlp.problem import Nlp
+from mktopt.solvers.nlp.remainder import INSTALL
+from mktopt.solvers.nlp.start import another_start, answer_scale, first_scale, named_fault, starting_point
 from mktopt.solvers.polish import SMALL, polish, scales_of
 from mktopt.solvers.program import Array, Program
-from mktopt.solvers.remainder import INSTALL
 from mktopt.solvers.solution import Has, Solution, Status, Stopped, judged
 
 NAME = "ipopt"

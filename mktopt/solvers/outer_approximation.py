@@ -25,11 +25,11 @@ import numpy as np
 
 from mktopt.errors import SolverError, unknown_name
 from mktopt.solvers import clarabel, highs
-from mktopt.solvers.conic import recognise
+from mktopt.solvers.cones.conic import recognise
+from mktopt.solvers.cones.tangents import Tangents
 from mktopt.solvers.fixed import with_integers_fixed
 from mktopt.solvers.program import Array, Program
 from mktopt.solvers.solution import Has, Solution, Status, Stopped, judged
-from mktopt.solvers.tangents import Tangents
 
 NAME = "outer_approximation"
 OPTIONS: dict[str, float] = {"mip_gap": 1e-6, "max_iterations": 200, "time_limit": np.inf}

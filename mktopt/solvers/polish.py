@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mktopt.solvers.conic import recognise
+from mktopt.solvers.cones.conic import recognise
 from mktopt.solvers.program import Array, Program
 from mktopt.solvers.solution import Has, Solution, Status, Stopped, judged
 

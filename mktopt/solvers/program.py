@@ -75,7 +75,7 @@ class Program:
     @cached_property
     def not_convex(self) -> str:
         """Why no convex solver can take it, naming the row or objective at fault; '' for a convex program."""
-        from mktopt.solvers.convexity import fault
+        from mktopt.solvers.cones.convexity import fault
 
         return fault(self)
 

@@ -57,9 +57,9 @@ from pyomo.core.staleflag import StaleFlagManager
 
 from mktopt.errors import FormulationError, SolverError
 from mktopt.solvers import clarabel, highs, ipopt, outer_approximation
-from mktopt.solvers.compiler import compile
 from mktopt.solvers.program import Array, Program
 from mktopt.solvers.pyomo_results import CONVERGED, Loader, fill
+from mktopt.solvers.reading.compiler import compile
 from mktopt.solvers.solution import Solution
 from mktopt.solvers.table import SOLVERS, Available, choose, solve
 

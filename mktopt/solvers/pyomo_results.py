@@ -18,7 +18,7 @@ from pyomo.contrib.solver.common.util import NoDualsError, NoReducedCostsError, 
 from pyomo.core.base.enums import TraversalStrategy
 from pyomo.core.staleflag import StaleFlagManager
 
-from mktopt.solvers.infeasible import is_feasible
+from mktopt.solvers.diagnosis.infeasible import is_feasible
 from mktopt.solvers.program import Array, Program
 from mktopt.solvers.solution import Has, Solution, Stopped
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from mktopt.errors import FormulationError, SolverError, unknown_name
 from mktopt.solvers import clarabel, highs, ipopt, outer_approximation
+from mktopt.solvers.diagnosis.verdict import SecondOpinion
 from mktopt.solvers.program import Program
 from mktopt.solvers.solution import TOLERANCE, Attempt, Has, Residuals, Solution, Status, Stopped, judged
-from mktopt.solvers.verdict import SecondOpinion
 
 
 class Available(enum.Enum):

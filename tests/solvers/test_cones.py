@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mktopt.errors import FormulationError
 from mktopt.solvers import Has, Program, Stopped, clarabel, compile, outer_approximation, solve, with_integers_fixed
-from mktopt.solvers.conic import recognise
+from mktopt.solvers.cones.conic import recognise
 from tests.solvers.drawn_cones import log_row, product_row, random_program, squares_row
 
 HALF = settings(max_examples=max(settings().max_examples // 2, 10))

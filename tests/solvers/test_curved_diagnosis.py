@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mktopt.solvers import Has, Stopped, compile, diagnose, is_feasible, solve, unbounded_direction
-from mktopt.solvers.carried import carried
-from mktopt.solvers.elastic import elastic, sides_of, without_objective
+from mktopt.solvers.diagnosis.carried import carried
+from mktopt.solvers.diagnosis.elastic import elastic, sides_of, without_objective
 
 SOLVERS = [None, "clarabel", "ipopt"]
 

@@ -18,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mktopt.errors import SolverError, UnknownNameError
-from mktopt.solvers import Has, Status, Stopped, compile, ipopt, nlp_casadi, solve
+from mktopt.solvers import Has, Status, Stopped, compile, ipopt, solve
 from mktopt.solvers.ipopt import IpoptProblem
-from mktopt.solvers.nlp import Nlp
-from mktopt.solvers.nlp_start import first_scale
+from mktopt.solvers.nlp import casadi_ipopt as nlp_casadi
+from mktopt.solvers.nlp.problem import Nlp
+from mktopt.solvers.nlp.start import first_scale
 from tests.solvers.proof import prove
 
 BACKENDS = ["cyipopt", "casadi"]

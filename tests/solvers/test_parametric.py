@@ -13,7 +13,7 @@ from pyomo.core.expr.numeric_expr import LinearExpression
 
 from mktopt.errors import FormulationError
 from mktopt.solvers import compile
-from mktopt.solvers.parametric import compile_parametric
+from mktopt.solvers.reading.parametric import compile_parametric
 
 
 def _model(values):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mktopt.errors import FormulationError, SolverError
 from mktopt.solvers import compile
-from mktopt.solvers.remainder import NlRemainder
+from mktopt.solvers.nlp.remainder import NlRemainder
 
 OPERATORS = ["exp", "log", "log10", "sqrt", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh"]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mktopt.errors import FormulationError, UnknownNameError
 from mktopt.solvers import SOLVERS as SOLVER_TABLE
 from mktopt.solvers import Has, Stopped, compile, residuals, solve
-from mktopt.solvers.session import Answer, Session
+from mktopt.solvers.sessions.session import Answer, Session
 
 SOLVERS = {"LP": ("highs", "clarabel"), "QP": ("clarabel",), "MILP": ("highs",)}
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from mktopt.errors import FormulationError, UnknownNameError
 from mktopt.solvers import Has, Program, Stopped, residuals, solve
-from mktopt.solvers.conic import recognise
-from mktopt.solvers.parametric import Parametric
-from mktopt.solvers.session import Session
-from mktopt.solvers.session_cones import ConeSession, refused
-from mktopt.solvers.session_residuals import Check
-from mktopt.solvers.standard_form import standard_form
+from mktopt.solvers.cones.conic import recognise
+from mktopt.solvers.cones.standard_form import standard_form
+from mktopt.solvers.reading.parametric import Parametric
+from mktopt.solvers.sessions.cones import ConeSession, refused
+from mktopt.solvers.sessions.residuals import Check
+from mktopt.solvers.sessions.session import Session
 from tests.solvers.drawn_cones import log_row, product_row, random_program, squares_row
 
 MAKERS = {"squares": (squares_row,), "products": (squares_row, product_row), "logs": (squares_row, log_row)}
@@ -338,7 +338,7 @@ def test_a_pickled_session_goes_on_with_its_numbers(make: Any) -> None:
 
 
 def test_an_answer_that_residuals_do_not_support_is_sought_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mktopt.solvers.session_cones import _Arrays
+    from mktopt.solvers.sessions.cones import _Arrays
 
     session = Session(feeder())
     honest, really = session.solve(), _Arrays.answer

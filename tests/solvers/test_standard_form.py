@@ -11,11 +11,11 @@ import scipy.sparse as sp
 
 from mktopt.errors import FormulationError
 from mktopt.solvers import Has, Program, solve
-from mktopt.solvers.conic import recognise
+from mktopt.solvers.cones.conic import recognise
+from mktopt.solvers.cones.factor import small_factors, sparse_factor
+from mktopt.solvers.cones.scaling import cone_scales
+from mktopt.solvers.cones.standard_form import sources, standard_form
 from mktopt.solvers.curved import Quadratics
-from mktopt.solvers.factor import small_factors, sparse_factor
-from mktopt.solvers.scaling import cone_scales
-from mktopt.solvers.standard_form import sources, standard_form
 from tests.solvers.drawn_cones import Draft, linear_row, log_row, product_row, squares_row
 
 

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from mktopt.errors import FormulationError, unknown_name
-from mktopt.solvers.parametric import Parametric
 from mktopt.solvers.program import Array, Program
-from mktopt.solvers.session_data import Backend, Changes, Doubt, Found, Margins, affine_of, without_pyomo
+from mktopt.solvers.reading.parametric import Parametric
+from mktopt.solvers.sessions.data import Backend, Changes, Doubt, Found, Margins, affine_of, without_pyomo
 from mktopt.solvers.solution import Has, Residuals, Solution, Status, Stopped, residuals
 from mktopt.solvers.table import SOLVERS, choose, solve
 
@@ -131,7 +131,7 @@ class Session:
         domains: dict[str, float] = {}
         parametric: Parametric = model
         if not all(hasattr(model, name) for name in ("program", "maps", "at")):
-            from mktopt.solvers.parametric import compile_parametric
+            from mktopt.solvers.reading.parametric import compile_parametric
 
             parametric = compile_parametric(model)
             domains = {name: _least(model, name) for name in parametric.index}
@@ -362,11 +362,11 @@ def backend_for(
     x: Array | None = None,
 ) -> Backend:
     """The solver that keeps the arrays of a session, by name and problem class; x: an answer, for its scale."""
-    from mktopt.solvers.session_clarabel import ClarabelSession
-    from mktopt.solvers.session_cones import ConeSession, refused
-    from mktopt.solvers.session_data import Anew
-    from mktopt.solvers.session_highs import HighsSession
-    from mktopt.solvers.session_ipopt import IpoptSession
+    from mktopt.solvers.sessions.clarabel import ClarabelSession
+    from mktopt.solvers.sessions.cones import ConeSession, refused
+    from mktopt.solvers.sessions.data import Anew
+    from mktopt.solvers.sessions.highs import HighsSession
+    from mktopt.solvers.sessions.ipopt import IpoptSession
 
     program, kind = parametric.program, parametric.program.problem_class
     if not program.n or program.empty_rows.any():  # what is false, or settled, without a solver

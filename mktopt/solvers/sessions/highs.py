@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from mktopt.solvers.highs import NAME, load, version
-from mktopt.solvers.parametric import Parametric
 from mktopt.solvers.prices import marginal_values
 from mktopt.solvers.program import Array, Program
-from mktopt.solvers.session_data import Changes, Doubt, Found, affine_of, as_slice, dot_of, product_into
+from mktopt.solvers.reading.parametric import Parametric
+from mktopt.solvers.sessions.data import Changes, Doubt, Found, affine_of, as_slice, dot_of, product_into
 from mktopt.solvers.solution import TOLERANCE, Has, Solution, Status, Stopped
 
 _Step = Callable[[Array], None]

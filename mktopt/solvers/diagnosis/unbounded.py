@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mktopt.solvers import clarabel, highs
-from mktopt.solvers.carried import carried, cone_rows
+from mktopt.solvers.diagnosis.carried import carried, cone_rows
 from mktopt.solvers.program import Array, Program
 from mktopt.solvers.solution import Stopped
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from mktopt.solvers.cones.scaling import cone_scales
+from mktopt.solvers.cones.standard_form import standard_form
 from mktopt.solvers.program import Array, Program
-from mktopt.solvers.scaling import cone_scales
-from mktopt.solvers.standard_form import standard_form
 
 # A cone is worth a tangent where less than this share of its first entry is left, and larger than rounding.
 _TIGHT = 1e-2

@@ -15,9 +15,9 @@ import numpy as np
 from pyomo.common.gc_manager import PauseGC
 
 from mktopt.errors import FormulationError
-from mktopt.solvers.affine import Parameters
-from mktopt.solvers.compiler import Arrays, Reader
 from mktopt.solvers.program import Array, Program
+from mktopt.solvers.reading.affine import Parameters
+from mktopt.solvers.reading.compiler import Arrays, Reader
 
 
 @dataclass(frozen=True, eq=False)

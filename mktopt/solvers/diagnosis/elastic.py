@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mktopt.solvers.carried import carried, cone_rows, domain
-from mktopt.solvers.limits import Sides, sides_of
+from mktopt.solvers.diagnosis.carried import carried, cone_rows, domain
+from mktopt.solvers.diagnosis.limits import Sides, sides_of
 from mktopt.solvers.program import Array, Program
 from mktopt.solvers.solution import Solution
 

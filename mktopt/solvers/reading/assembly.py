@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mktopt.errors import FormulationError
-from mktopt.solvers.affine import Forms, NotAffine, forms, joined
-from mktopt.solvers.terms import Terms, located
+from mktopt.solvers.reading.affine import Forms, NotAffine, forms, joined
+from mktopt.solvers.reading.terms import Terms, located
 
 Array = np.ndarray
 

@@ -26,7 +26,7 @@ def fault(program: Program) -> str:
             " quantity; check the sign of the quadratic terms"
         )
     if program.curved:
-        from mktopt.solvers.conic import fault_of_rows
+        from mktopt.solvers.cones.conic import fault_of_rows
 
         return fault_of_rows(program)
     return ""

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from mktopt.errors import SolverError
-from mktopt.solvers.ipopt_options import refused
-from mktopt.solvers.nlp import Nlp
-from mktopt.solvers.nlp_backends import Raw, Start, Watch
+from mktopt.solvers.nlp.backends import Raw, Start, Watch
+from mktopt.solvers.nlp.options import refused
+from mktopt.solvers.nlp.problem import Nlp
+from mktopt.solvers.nlp.remainder import casadi_module
 from mktopt.solvers.program import Array
-from mktopt.solvers.remainder import casadi_module
 
 
 def numbers(nlp: Nlp) -> dict[str, Array]:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mktopt.solvers.nlp import Nlp
-from mktopt.solvers.nlp_backends import Raw
+from mktopt.solvers.nlp.backends import Raw
+from mktopt.solvers.nlp.problem import Nlp
 from mktopt.solvers.prices import marginal_values
 from mktopt.solvers.program import Array, Program
 

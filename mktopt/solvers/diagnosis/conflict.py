@@ -21,8 +21,8 @@ import time
 import numpy as np
 
 from mktopt.solvers import highs
-from mktopt.solvers.elastic import curved_rows, elastic, kept_rows, rigid, solve_curved, without_objective
-from mktopt.solvers.limits import Member, Sides, sides_of
+from mktopt.solvers.diagnosis.elastic import curved_rows, elastic, kept_rows, rigid, solve_curved, without_objective
+from mktopt.solvers.diagnosis.limits import Member, Sides, sides_of
 from mktopt.solvers.program import Array, Program
 from mktopt.solvers.solution import Solution, Stopped
 
@@ -133,7 +133,7 @@ def _support(program: Program, sides: Sides, hard: Array, answer: Solution) -> A
 
 def _dropped(program: Program, sides: Sides, kept: Array, members: Array) -> tuple[Array, bool]:
     """What remains of `members` when those are dropped without which the others still conflict."""
-    from mktopt.solvers.infeasible import is_feasible
+    from mktopt.solvers.diagnosis.infeasible import is_feasible
 
     end = time.perf_counter() + _SECONDS
     if is_feasible(_only(program, sides, kept)) is not False:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mktopt.solvers.form import Data, Form
+from mktopt.solvers.cones.form import Data, Form
 from mktopt.solvers.program import Array
 
 EPSILON = 2.0**-26

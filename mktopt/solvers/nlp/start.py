@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mktopt.solvers.nlp import Nlp, Scale
+from mktopt.solvers.nlp.problem import Nlp, Scale
 from mktopt.solvers.program import Array, Program
 
 # The golden ratio's fractions: as far from any pattern of a model as numbers can be, and the same in every run.

@@ -21,16 +21,16 @@ import numpy as np
 
 from mktopt.errors import FormulationError
 from mktopt.solvers.clarabel import DEFAULTS, NAME, _settings, version
-from mktopt.solvers.form import Form, Scales
-from mktopt.solvers.parametric import Parametric
+from mktopt.solvers.cones.form import Form, Scales
+from mktopt.solvers.cones.scaling import cone_scales, typical
+from mktopt.solvers.cones.standard_form import sources, standard_form, unmapped
 from mktopt.solvers.polish import polish_curved
 from mktopt.solvers.prices import marginal_values
 from mktopt.solvers.program import Array
-from mktopt.solvers.scaling import cone_scales, typical
-from mktopt.solvers.session_data import Affine, Changes, Found, affine_of, product_into, same_always, stacked
-from mktopt.solvers.session_residuals import GAP, LIMITS, Check, piece_of
+from mktopt.solvers.reading.parametric import Parametric
+from mktopt.solvers.sessions.data import Affine, Changes, Found, affine_of, product_into, same_always, stacked
+from mktopt.solvers.sessions.residuals import GAP, LIMITS, Check, piece_of
 from mktopt.solvers.solution import Has, Solution, Status, Stopped, judged
-from mktopt.solvers.standard_form import sources, standard_form, unmapped
 
 # Clarabel's arrays, and the arrays of the program that they are made of.
 SOURCES = {"q": ("c", "log_coef"), "P": ("P",), "b": (*LIMITS, "log_offset"), "A": ("A", "log_coef", "log_M")}

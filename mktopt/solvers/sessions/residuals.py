@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from mktopt.solvers.parametric import Parametric
 from mktopt.solvers.program import Array
-from mktopt.solvers.session_data import Affine, affine_of, dot_of, product_into, stacked
+from mktopt.solvers.reading.parametric import Parametric
+from mktopt.solvers.sessions.data import Affine, affine_of, dot_of, product_into, stacked
 from mktopt.solvers.solution import TOLERANCE
 
 # Asked of gap and complementarity, which are far below it wherever the method got to its end; 1e-6 would do.

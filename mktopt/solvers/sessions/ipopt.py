@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mktopt.solvers.ipopt import NAME, IpoptProblem, version
-from mktopt.solvers.parametric import Parametric
 from mktopt.solvers.program import Array
+from mktopt.solvers.reading.parametric import Parametric
 from mktopt.solvers.solution import Solution
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mktopt.solvers.ipopt_options import refused
-from mktopt.solvers.nlp import Nlp
+from mktopt.solvers.nlp.options import refused
+from mktopt.solvers.nlp.problem import Nlp
 from mktopt.solvers.program import Array
 
 # (iteration, objective, primal infeasibility, dual infeasibility, barrier parameter) -> whether to go on.
@@ -90,7 +90,7 @@ def run(backend: str, nlp: Nlp, start: Start, options: Mapping[str, Any], watch:
     """Solve; raises what the watch or Ctrl-C raised, SolverError, or the error of an unknown option."""
     if backend == "cyipopt":
         return _run_cyipopt(nlp, start, options, watch)
-    from mktopt.solvers import nlp_casadi
+    from mktopt.solvers.nlp import casadi_ipopt as nlp_casadi
 
     return nlp_casadi.run(nlp, start, options, watch)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mktopt.solvers.form import Form, Scales
+from mktopt.solvers.cones.form import Form, Scales
 from mktopt.solvers.program import Array
 
 _SWEEPS = 12

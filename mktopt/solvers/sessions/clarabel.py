@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from mktopt.solvers.clarabel import DEFAULTS, NAME, version
-from mktopt.solvers.parametric import Parametric
 from mktopt.solvers.prices import marginal_values
 from mktopt.solvers.program import Array, Program
-from mktopt.solvers.session_data import (
+from mktopt.solvers.reading.parametric import Parametric
+from mktopt.solvers.sessions.data import (
     Affine,
     Changes,
     Doubt,

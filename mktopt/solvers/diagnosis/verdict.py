@@ -29,14 +29,14 @@ class SecondOpinion:
     @cached_property
     def feasible(self) -> bool | None:
         """Whether any point satisfies all limits; None where that cannot be told."""
-        from mktopt.solvers.infeasible import is_feasible
+        from mktopt.solvers.diagnosis.infeasible import is_feasible
 
         return is_feasible(self.program)
 
     @cached_property
     def grows(self) -> bool:
         """Whether the objective improves without end along some direction."""
-        from mktopt.solvers.unbounded import unbounded_direction
+        from mktopt.solvers.diagnosis.unbounded import unbounded_direction
 
         return bool(unbounded_direction(self.program))
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from mktopt.solvers.factor import small_factors, sparse_factor
+from mktopt.solvers.cones.factor import small_factors, sparse_factor
 from mktopt.solvers.program import Array, Program
 
 _DENSE = 40

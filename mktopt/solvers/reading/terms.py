@@ -27,7 +27,7 @@ from pyomo.core.expr.numeric_expr import (
 from pyomo.core.expr.visitor import identify_variables
 
 from mktopt.errors import FormulationError
-from mktopt.solvers.affine import Form, NotAffine, Parameters, divided, plain
+from mktopt.solvers.reading.affine import Form, NotAffine, Parameters, divided, plain
 
 _SUMS = frozenset({SumExpression, LinearExpression})
 _LOGS = {"log": 1.0, "log10": 1.0 / math.log(10.0)}

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mktopt.solvers.parametric import Parametric
 from mktopt.solvers.program import Array, inner
+from mktopt.solvers.reading.parametric import Parametric
 from mktopt.solvers.solution import Solution
 
 # Products shorter than this stay on one thread in BLAS, and are quicker there than anywhere else.

@@ -16,11 +16,11 @@ from pyomo.common.gc_manager import PauseGC
 from pyomo.core.expr.visitor import identify_variables
 
 from mktopt.errors import FormulationError
-from mktopt.solvers.affine import Forms, Parameters, forms
-from mktopt.solvers.assembly import Assembled, assemble
 from mktopt.solvers.curved import Logs, Quadratics
 from mktopt.solvers.program import Array, Program
-from mktopt.solvers.terms import Terms, fixed_value, located
+from mktopt.solvers.reading.affine import Forms, Parameters, forms
+from mktopt.solvers.reading.assembly import Assembled, assemble
+from mktopt.solvers.reading.terms import Terms, fixed_value, located
 
 SUPPORTED = (
     "constraints and one objective, of continuous, integer and binary variables, are; deactivate it or write it as"
@@ -266,7 +266,7 @@ class Reader:
         """The nonlinear terms as functions, None where there are none."""
         if not self.terms.nonlinear:
             return None
-        from mktopt.solvers.remainder import NlRemainder
+        from mktopt.solvers.nlp.remainder import NlRemainder
 
         found = self.terms.nonlinear
         rows = np.array([row if row < len(self.rows) else -1 for row in found], dtype=np.int64)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from mktopt.solvers import clarabel, highs
-from mktopt.solvers.conflict import conflict_members
-from mktopt.solvers.elastic import elastic, rigid, sides_of, solve_curved, without_objective
-from mktopt.solvers.limits import Member
+from mktopt.solvers.diagnosis.conflict import conflict_members
+from mktopt.solvers.diagnosis.elastic import elastic, rigid, sides_of, solve_curved, without_objective
+from mktopt.solvers.diagnosis.limits import Member
+from mktopt.solvers.diagnosis.unbounded import Growth, unbounded_direction
 from mktopt.solvers.program import Array, Program
 from mktopt.solvers.solution import Has, Solution, Stopped
-from mktopt.solvers.unbounded import Growth, unbounded_direction
 
 __all__ = ["Growth", "Infeasibility", "Member", "Relaxed", "diagnose", "is_feasible", "unbounded_direction"]
 

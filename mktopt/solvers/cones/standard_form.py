@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mktopt.errors import FormulationError
-from mktopt.solvers.form import GROUPS, Form, Scales
+from mktopt.solvers.cones.form import GROUPS, Form, Scales
 from mktopt.solvers.program import Array, Program
 
 
@@ -61,7 +61,7 @@ def standard_form(program: Program, equal: Array | None = None, pinned: Array | 
 def _conic_rows(program: Program) -> Any:
     if program.quadratics is None:
         return None
-    from mktopt.solvers.conic import recognise
+    from mktopt.solvers.cones.conic import recognise
 
     return recognise(program)
 

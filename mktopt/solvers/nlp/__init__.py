@@ -1,0 +1,1 @@
+"""Smooth programs for IPOPT: exact derivatives of whatever the arrays do not hold, and two ways to call it."""
