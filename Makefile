@@ -27,8 +27,8 @@ setup: $(STAMP)  ## make .venv with mktopt, all extras and the tools of a develo
 demo: $(STAMP)  ## clear the market of use case 1; tables and pictures in out/
 	@$(VENV)/bin/mktopt demo --out out
 
-test: lint  ## lint, type check, tests
-	@$(PY) -m pytest
+test: lint  ## lint, type check, tests (on up to four cores)
+	@$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(STAMP)  ## ruff and mypy (strict)
 	@$(PY) -m ruff check .

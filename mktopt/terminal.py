@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import functools
 import json
+import logging
 import math
 import os
 import sys
@@ -143,9 +144,14 @@ def _defect(error: Exception) -> str:
 
 @contextmanager
 def _warnings_as_messages() -> Iterator[None]:
-    """Warnings meant for users as one line on stderr; those of libraries about their own future stay quiet."""
+    """Warnings meant for users as one line on stderr; those of libraries about their own future stay quiet.
+
+    So do libraries' loggers: what Pyomo logs, on stdout, when it is interrupted would spoil what a pipe reads.
+    """
+    before = logging.root.manager.disable
     with warnings.catch_warnings():
         if not debugging():
+            logging.disable(logging.ERROR)
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", UserWarning)
             said: set[str] = set()
@@ -156,7 +162,10 @@ def _warnings_as_messages() -> Iterator[None]:
                     say(f"warning: {message}", "yellow")
 
             warnings.showwarning = once
-        yield
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 # -- tables -------------------------------------------------------------------------------------------------

@@ -189,11 +189,13 @@ def order_values(at: Mapping[str, IntArray], new: Orders) -> dict[str, FloatArra
 
 
 def rating_values(names: Mapping[str, list[Any]], network: Network) -> dict[str, FloatArray]:
-    """The values of `rating_kva` that a network has."""
-    if "rating_kva" not in names:
-        return {}
+    """The values of `rating_kva`, or of its square, that a network has."""
     rating = dict(zip(network.lines["branch"], network.lines["rating_kva"].tolist(), strict=True))
-    return {"rating_kva": np.array([rating[branch] for branch, _ in names["rating_kva"]])}
+    return {
+        name: np.array([rating[branch] for branch, _ in names[name]]) ** power
+        for name, power in RATINGS.items()
+        if name in names
+    }
 
 
 def changed_orders(at: Mapping[str, IntArray], orders: Orders, parts: Mapping[str, FloatArray]) -> Orders:
@@ -244,11 +246,12 @@ _COLUMN = {
 
 def changed_network(network: Network, parts: Mapping[str, FloatArray], keys: Mapping[str, list[Any]]) -> Network:
     """`network` with the ratings of a session's parameters: the greatest, where those of the periods differ."""
-    if "rating_kva" not in parts:
+    name = next((name for name in RATINGS if name in parts), None)
+    if name is None:
         return network
     most: dict[str, float] = {}
-    for (branch, _), rating in zip(keys["rating_kva"], parts["rating_kva"].tolist(), strict=True):
-        most[branch] = max(rating, most.get(branch, 0.0))
+    for (branch, _), value in zip(keys[name], parts[name].tolist(), strict=True):
+        most[branch] = max(value ** (1.0 / RATINGS[name]), most.get(branch, 0.0))
     branches = network.branches
     rating_kva = branches["branch"].map(most).fillna(branches["rating_kva"]).where(branches["in_service"])
     return network.replace(branches=branches.assign(rating_kva=rating_kva.fillna(branches["rating_kva"])))
@@ -330,6 +333,8 @@ def refuse_other_network(network: Network, new: Network) -> None:
         raise _structure("the periods have other lengths", "")
 
 
+# The Params that hold ratings, and the power of the rating that each is (an apparent power is limited by a square).
+RATINGS = {"rating_kva": 1, "rating_kva2": 2}
 # Columns of branches that enter no program, or as a parameter.
 _FREE = {"rating_kva", "length_km", "owner", "kind"}
 

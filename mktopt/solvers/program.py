@@ -56,6 +56,7 @@ class Program:
     quadratics: Quadratics | None = None
     logs: Logs | None = None
     remainder: Remainder | None = None
+    model: Any = field(default=None, repr=False)  # keeps alive what variables and rows take their names from
 
     @property
     def n(self) -> int:

@@ -239,7 +239,7 @@ def test_no_choice_of_integers_in_cones_is_better(kinds, seed):
 
 
 @pytest.mark.parametrize("n", [30, 300, 3000])
-def test_the_logarithm_of_a_long_sum_is_solved_in_a_blink(n):
+def test_the_logarithm_of_a_long_sum_is_solved(n):
     """Its argument is in units of the sum, not of one term, and no polish forms its dense Hessian."""
     model = pyo.ConcreteModel()
     model.x = pyo.Var(range(n), bounds=(0, 1))

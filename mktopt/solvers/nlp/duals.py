@@ -35,7 +35,10 @@ def duals(nlp: Nlp, raw: Raw, x: Array) -> tuple[Array, Array]:
     fixed = program.lower == program.upper
     with np.errstate(all="ignore"):
         if finite and _run_off(program, x, row_dual, reduced_cost):
-            row_dual = _shortest(program, x, row_dual, reduced_cost)
+            shorter = _shortest(program, x, row_dual, reduced_cost)
+            # Where a branch is stiff, honest multipliers are as large; then least squares would lose the small ones.
+            if _error(program, x, shorter, reduced_cost) <= 2.0 * _error(program, x, row_dual, reduced_cost):
+                row_dual = shorter
         if finite and fixed.any():
             reduced_cost[fixed] = (program.gradient(x) - program.jacobian(x).T @ row_dual)[fixed]
     return row_dual, reduced_cost
@@ -50,6 +53,12 @@ def _run_off(program: Program, x: Array, y: Array, z: Array) -> bool:
     J = abs(program.jacobian(x))
     largest = float((slopes + J.T @ np.where(equal, 0.0, np.abs(y))).max(initial=0.0))
     return float((J.T @ np.where(equal, np.abs(y), 0.0)).max(initial=0.0)) > _RUN_OFF * largest
+
+
+def _error(program: Program, x: Array, y: Array, z: Array) -> float:
+    """The largest violation of stationarity along free variables."""
+    error = program.gradient(x) - program.jacobian(x).T @ y - z
+    return float(np.abs(error[program.lower < program.upper]).max(initial=0.0))
 
 
 def _shortest(program: Program, x: Array, y: Array, z: Array) -> Array:

@@ -120,6 +120,7 @@ class Reader:
             "integer": integer,
             "sense": sense,
             "name": str(self.model.name),
+            "model": self.model,
             "fixed_variables": self.fixed,
             "fixed_values": self._fixed_values(),
             "column_of": self.column_of,

@@ -130,6 +130,7 @@ def without_pyomo(parametric: Any) -> Any:
         rows=[Named(str(row.name)) for row in program.rows],
         fixed_variables=[Named(str(variable.name)) for variable in program.fixed_variables],
         column_of={},
+        model=None,
     )
     return replace(parametric, program=light)
 
