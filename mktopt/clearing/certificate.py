@@ -192,13 +192,10 @@ def _rent(clearing: Clearing) -> float:
     network = clearing.network
     periods = len(network.hours)
     price = np.nan_to_num(clearing.prices["price"].to_numpy()).reshape(-1, periods) * network.hours
-    v2 = 1.0 if clearing.voltages is None else clearing.voltages["v_pu"].to_numpy().reshape(-1, periods) ** 2
-    rent = -float(np.sum(price * network.shunt_kw[:, None] * v2))
+    rent = -float(np.sum(price * network.shunt_kw[:, None]))
     if len(clearing.flows):
-        sent = clearing.flows["p_kw"].to_numpy().reshape(-1, periods)
-        # With losses less arrives than is sent.
-        arrived = clearing.flows["to_kw"].to_numpy().reshape(-1, periods) if "to_kw" in clearing.flows else sent
-        rent += float(np.sum(arrived * price[network.to_index]) - np.sum(sent * price[network.from_index]))
+        flow = clearing.flows["p_kw"].to_numpy().reshape(-1, periods)
+        rent += float(np.sum(flow * (price[network.to_index] - price[network.from_index])))
     return rent
 
 

@@ -103,22 +103,12 @@ def _faced_prices(clearing: Clearing, evidence: Evidence, pull: Any) -> FloatArr
     return np.abs(stated - faced) / _level(clearing)
 
 
-def carried_kva(flows: Any) -> FloatArray:
-    """The apparent power at the end of each branch that carries more, from columns p_kw, q_kvar, to_kw, to_kvar."""
-    reactive = np.asarray(flows["q_kvar"], dtype=float) if "q_kvar" in flows else 0.0
-    carried = np.hypot(np.asarray(flows["p_kw"], dtype=float), reactive)
-    if "to_kw" in flows and "to_kvar" in flows:
-        arriving = np.hypot(np.asarray(flows["to_kw"], dtype=float), np.asarray(flows["to_kvar"], dtype=float))
-        carried = np.maximum(carried, arriving)
-    return np.asarray(carried)
-
-
 def _loadings(clearing: Clearing) -> FloatArray:
     """Loadings against flows and ratings."""
     if not len(clearing.flows):
         return np.zeros(0)
     rating = np.repeat(clearing.network.lines["rating_kva"].to_numpy(), len(clearing.network.hours))
-    loading = 100 * carried_kva(clearing.flows) / rating
+    loading = 100 * np.abs(clearing.flows["p_kw"].to_numpy()) / rating
     stated = clearing.flows["loading_percent"].to_numpy()
     return np.abs(stated - loading) / np.maximum(loading, 1.0)
 

@@ -13,7 +13,6 @@ import pyomo.environ as pyo
 from pyomo.common.gc_manager import PauseGC
 from pyomo.core.expr.visitor import identify_variables
 
-from mktopt.clearing.consistency import carried_kva
 from mktopt.clearing.diagnosis import refuse_unsolved
 from mktopt.clearing.pricing import PRICING
 from mktopt.clearing.result import Clearing, Evidence, FloatArray
@@ -105,7 +104,7 @@ def tabulate(
         prices=_bus_frame(declaration, "price", prices),
         dispatch=dispatch,
         flows=_flow_frame(model, declaration),
-        voltages=_voltage_frame(model, declaration),
+        voltages=None,
         constraints=_constraint_frame(own, program, solution),
         order_prices=orders.orders[["order", "period"]].assign(order_price=faced),
         welfare=welfare,
@@ -195,37 +194,21 @@ def _bus_frame(declaration: Declaration, column: str, values: FloatArray) -> pd.
 
 
 def _flow_frame(model: Any, declaration: Declaration) -> pd.DataFrame:
-    """branch, period, p_kw, loading_percent (with q_kvar, to_kw, to_kvar, loss_kw where the flow has them).
-
-    Loading: of the apparent power at the end that carries more. No rows without branch flows (copperplate).
-    """
+    """branch, period, p_kw, loading_percent; no rows where the flow has no branch flows (copperplate)."""
     network = declaration.network
     component = model.grid.component("p_kw")
     if component is None:
         return pd.DataFrame({"branch": np.array([], dtype=object), "period": np.array([], dtype=int),
                              "p_kw": np.array([]), "loading_percent": np.array([])})  # fmt: skip
     periods = len(network.hours)
-    found = {name: _values(model.grid.component(name)) for name in ("p_kw", "q_kvar", "to_kw", "to_kvar", "loss_kw")}
-    columns = {name: values for name, values in found.items() if values is not None}
+    p = np.fromiter((v.value for v in component.values()), dtype=float, count=len(component))
+    rating = np.repeat(network.lines["rating_kva"].to_numpy(), periods)
     return pd.DataFrame({
         "branch": np.repeat(network.lines["branch"].to_numpy(), periods),
         "period": np.tile(np.arange(periods), network.n_branches),
-        **columns,
-        "loading_percent": 100 * carried_kva(columns) / np.repeat(network.lines["rating_kva"].to_numpy(), periods),
+        "p_kw": p,
+        "loading_percent": 100 * np.abs(p) / rating,
     })  # fmt: skip
-
-
-def _values(component: Any) -> FloatArray | None:
-    """The values of a component of the flow, None where it has none of that name."""
-    if component is None:
-        return None
-    return np.fromiter((pyo.value(item) for item in component.values()), dtype=float, count=len(component))
-
-
-def _voltage_frame(model: Any, declaration: Declaration) -> pd.DataFrame | None:
-    """bus, period, v_pu, None where the flow has no voltages."""
-    v2 = _values(model.grid.component("v2"))
-    return None if v2 is None else _bus_frame(declaration, "v_pu", np.sqrt(v2))
 
 
 def _constraint_frame(own: list[Any], program: Program, solution: Solution) -> pd.DataFrame:
