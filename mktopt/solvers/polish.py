@@ -18,7 +18,6 @@ section 5.2.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -30,10 +29,6 @@ from mktopt.solvers.solution import Has, Solution, Status, Stopped, judged
 SMALL = 2000
 _DELTA = 1e-9
 _REFINEMENTS = 12
-_REPAIRS = 3
-# Where a price stands at a corner of a curve, multiplier and slack are both next to nothing, and which of them is
-# greater says little; a second guess leaves limits with a smaller multiplier than this free, and meets them too.
-_DOUBTFUL = 1e-3
 
 
 def scales_of(program: Program, x: Array) -> tuple[float, float]:
@@ -51,44 +46,35 @@ def polish(program: Program, solution: Solution, kappa: float, sigma: float) -> 
     """
     if solution.residuals is None or not solution.has_duals or program.curved:
         return solution
-    for least in (0.0, _DOUBTFUL) if program.n <= SMALL else (0.0,):
-        better = _guessed(program, solution, kappa, program.sense * sigma * kappa, least)
-        if better is not None and better.residuals.worst < solution.residuals.worst:
-            return better
+    weight = program.sense * sigma * kappa
+    activity = program.A @ solution.x
+    rows, limits = _binding(activity / kappa, weight * solution.row_dual, program.row_lower, program.row_upper, kappa)
+    held, bounds = _binding(solution.x / kappa, weight * solution.reduced_cost, program.lower, program.upper, kappa)
+    x = np.where(held, bounds, solution.x) / kappa
+    y = np.where(rows, solution.row_dual * weight, 0.0)
+    found = _solve(program, x, y, ~held, rows, limits / kappa, weight, kappa)
+    if found is None:
+        return solution
+    x, y = np.where(held, bounds, kappa * found[0]), found[1] / weight
+    x = np.clip(x, program.lower, program.upper)
+    gradient = program.c + program.curvature(x) - program.A.T @ y
+    better = judged(
+        program,
+        solution.replace(
+            status=Status(Stopped.OPTIMAL, Has.OPTIMAL),
+            x=x,
+            row_dual=y,
+            reduced_cost=np.where(held, gradient, 0.0),
+        ),
+    )
+    if better.residuals is not None and better.residuals.worst < solution.residuals.worst:
+        return better
     return solution
 
 
-def _guessed(program: Program, solution: Solution, kappa: float, weight: float, least: float) -> Any:
-    """The solution with the limits met exactly whose scaled multipliers outweigh their slack and `least`; or None."""
-    activity = program.A @ solution.x
-    y_scaled, z_scaled = weight * solution.row_dual, weight * solution.reduced_cost
-    rows, limits = _binding(activity / kappa, y_scaled, program.row_lower, program.row_upper, kappa, least)
-    held, bounds = _binding(solution.x / kappa, z_scaled, program.lower, program.upper, kappa, least)
-    x, start = solution.x, np.where(rows, y_scaled, 0.0)
-    y = start
-    for _ in range(_REPAIRS):
-        x = np.where(held, bounds, solution.x) / kappa
-        found = _solve(program, x, start.copy(), ~held, rows, limits / kappa, weight, kappa)
-        if found is None:
-            return None
-        x, y = np.where(held, bounds, kappa * found[0]), found[1]
-        outside = (x < program.lower) | (x > program.upper)
-        if not outside.any():
-            break
-        # Of several that could move, the system moves all; what it moved out of its bounds stays at them.
-        held, bounds = held | outside, np.where(outside, np.clip(x, program.lower, program.upper), bounds)
-    x, y = np.clip(x, program.lower, program.upper), y / weight
-    gradient = program.c + program.curvature(x) - program.A.T @ y
-    status, reduced_cost = Status(Stopped.OPTIMAL, Has.OPTIMAL), np.where(held, gradient, 0.0)
-    return judged(program, solution.replace(status=status, x=x, row_dual=y, reduced_cost=reduced_cost))
-
-
-def _binding(
-    value: Array, dual: Array, lower: Array, upper: Array, kappa: float, least: float = 0.0
-) -> tuple[Array, Array]:
+def _binding(value: Array, dual: Array, lower: Array, upper: Array, kappa: float) -> tuple[Array, Array]:
     """(whether a limit binds, which value it has): where the scaled multiplier outweighs the scaled slack."""
-    low = dual > np.maximum(value - lower / kappa, least)
-    high = -dual > np.maximum(upper / kappa - value, least)
+    low, high = dual > value - lower / kappa, -dual > upper / kappa - value
     same = lower == upper
     binds = low | high | same
     return binds, np.where(low | same, lower, np.where(high, upper, 0.0))
