@@ -9,6 +9,7 @@ A parametric market model holds, in `session.set(name, ...)` and on the model un
     firm_kw               [order, period, segment]  widths of firm orders: lower bound = upper bound [kW]
     whole_value           [order, period]           value (bid) or cost (offer) of an all-or-nothing order [$/h]
     rating_kva            [branch, period]          finite ratings, in `model.grid` [kVA]
+    rating_kva2           [branch, period]          their squares, where apparent power is limited by a circle [kVA^2]
 
 each of which enters the program affinely. (Price times width does not, so an all-or-nothing order enters by its whole
 value.) Where no segment has a slope the market is an LP and stays one: there are no slopes to set. Where one has, all

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from mktopt.errors import FormulationError, unknown_name
+from mktopt.formulations.flows.ac import ac
 from mktopt.formulations.flows.common import Flow, FlowBuilder
 from mktopt.formulations.flows.copperplate import copperplate
 from mktopt.formulations.flows.dc import dc
+from mktopt.formulations.flows.distflow import distflow
+from mktopt.formulations.flows.lindistflow import lindistflow
 from mktopt.formulations.flows.ptdf import ptdf
 from mktopt.formulations.flows.transport import transport
 
@@ -20,6 +23,9 @@ FLOWS: dict[str, Flow] = {
         Flow("transport", transport, "power conserved, ratings; exact DC model on radial grids"),
         Flow("dc", dc, "linear power flow with voltage angles; meshed grids"),
         Flow("ptdf", ptdf, "linear power flow by sensitivities H; meshed grids"),
+        Flow("lindistflow", lindistflow, "active and reactive power, voltages, no losses", radial_only=True),
+        Flow("distflow", distflow, "losses and voltages by second-order cones, or exactly", radial_only=True),
+        Flow("ac", ac, "alternating current: losses, voltages, angles (a local optimum); meshed grids"),
     )
 }
 
