@@ -90,12 +90,19 @@ def reactance_pu_per_kvar(network: Network) -> FloatArray:
     return ohm_to_pu(network.lines["x_ohm"], from_base_kv(network))
 
 
-def reactance_per_kw(network: Network) -> FloatArray:
-    """Angle that one kW turns over each branch in service [rad/kW]: x_pu ratio, shape (n_branches,).
+def reactance_per_kw(network: Network, susceptance: str = "reactance") -> FloatArray:
+    """Angle that one kW turns over each branch in service [rad/kW], shape (n_branches,).
 
-    Zero where the branch has no reactance (a switch); negative for a series capacitor.
+    susceptance 'reactance': x_pu ratio; 'powermodels': (r^2 + x^2) / x of the impedance behind the ratio, which then
+    does not count (the DC model of PowerModels.jl), infinite for a resistance alone. Zero where the branch has no
+    impedance (a switch); negative for a series capacitor.
     """
-    return reactance_pu_per_kvar(network) * network.lines["ratio"].to_numpy()
+    x, ratio = reactance_pu_per_kvar(network), network.lines["ratio"].to_numpy()
+    if susceptance == "reactance":
+        return x * ratio
+    r, x = resistance_pu_per_kw(network) * ratio**2, x * ratio**2
+    without = np.where(r == 0, 0.0, np.inf)
+    return np.divide(r**2 + x**2, x, out=without, where=x != 0)
 
 
 def susceptance_kw(network: Network) -> FloatArray:

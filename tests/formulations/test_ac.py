@@ -5,8 +5,6 @@ pandapower's `runopp` keeps the external grid's voltage and limits currents, |S|
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -94,9 +92,7 @@ def test_costs_and_voltages_are_those_of_runopp(name):
 def test_case300_is_pglibs_optimum():
     """565,220 $/h with the limits of PGLib (pglib_opf_case300_ieee), whose reference bus chooses its voltage."""
     case = mo.load_case("case300")
-    began = time.perf_counter()
     clearing = mo.clear("surplus", case.network, case.orders, flow=mo.flow(ac, free_source=True))
-    assert time.perf_counter() - began < 60.0
     assert cost_of(clearing) + case.meta.get("fixed_cost_per_h", 0.0) == pytest.approx(565_220, rel=1e-5)
 
 

@@ -77,3 +77,38 @@ def _bus_names(net, case, names) -> list[str]:
     assert set(listed) == known
     assert np.unique(listed).size == len(listed)
     return listed
+
+
+# -- case300 with the limits and costs of PGLib ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("susceptance", "optimum"), [("reactance", 517_585), ("powermodels", 517_850)])
+def test_case300_has_pglibs_optimum(susceptance, optimum):
+    case = mo.load_case("case300")
+    clearing = mo.clear("surplus", case.network, case.orders, flow=mo.flow("dc", susceptance=susceptance))
+    offers = ~case.orders.is_bid
+    cost = float(case.orders.curves.value(clearing.dispatch["quantity_kw"].to_numpy())[offers].sum())
+    assert cost + case.meta.get("fixed_cost_per_h", 0.0) == pytest.approx(optimum, rel=1e-4)
+    assert clearing.certificate.ok(), clearing.certificate
+
+
+def test_a_susceptance_on_paper():
+    """Two parallel lines, z = 3 + 4j and 5j ohm at 1 kV: susceptances 4 / 25 and 1 / 5, or 1 / 4 and 1 / 5."""
+    import pandas as pd
+
+    branches = pd.DataFrame({
+        "branch": ["a", "b"], "from_bus": "1", "to_bus": "2", "r_ohm": [3.0, 0.0], "x_ohm": [4.0, 5.0],
+    })  # fmt: skip
+    network = mo.Network(pd.DataFrame({"bus": ["1", "2"], "base_kv": 1.0}), branches, "1")
+    orders = mo.Orders.from_steps(pd.DataFrame({
+        "order": ["up", "load"], "bus": ["1", "2"], "side": ["offer", "bid"], "width_kw": [10.0, 9.0],
+        "price": [0.1, 1.0],
+    }))  # fmt: skip
+    for susceptance, shares in (("reactance", [5.0, 4.0]), ("powermodels", [4.0, 5.0])):
+        flows = mo.clear("surplus", network, orders, flow=mo.flow("dc", susceptance=susceptance)).flows
+        assert flows["p_kw"].to_numpy() == pytest.approx(shares, abs=1e-6)
+    bare = network.replace(branches=branches.assign(x_ohm=[0.0, 5.0]))
+    with pytest.raises(mo.FormulationError, match="branch 'a' has resistance but no reactance"):
+        mo.clear("surplus", bare, orders, flow=mo.flow("dc", susceptance="powermodels"))
+    with pytest.raises(mo.UnknownNameError, match="powermodels"):
+        mo.clear("surplus", network, orders, flow=mo.flow("dc", susceptance="powermodel"))

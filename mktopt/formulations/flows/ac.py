@@ -41,6 +41,7 @@ from mktopt.formulations.flows.power import (
     end_limits,
     entries,
     linear_rows,
+    source_voltage,
     typical_kva,
 )
 from mktopt.formulations.orders import Injections
@@ -84,7 +85,7 @@ def _voltages(block: Any, network: Network, free_source: bool) -> None:
     for t in network.periods:
         block.angle[network.source_bus, t].fix(0.0)
         if not free_source:
-            block.v_pu[network.source_bus, t].fix(network.source_v_pu)
+            block.v_pu[network.source_bus, t].fix(source_voltage(network))
     block.v2 = pyo.Var(block.buses, block.periods)
     for square, variable in zip(block.v2.values(), block.v_pu.values(), strict=True):
         square.set_value(variable.value**2, skip_validation=True)

@@ -15,7 +15,6 @@ from mktopt.errors import FormulationError, unknown_name
 from mktopt.formulations.changing import is_parametric, ratings, set_bounds
 from mktopt.formulations.orders import Injections
 from mktopt.networks.network import FloatArray, Network
-from mktopt.networks.units import reactance_per_kw
 
 FlowBuilder = Callable[..., None]
 
@@ -61,27 +60,27 @@ def index_sets(block: Any, network: Network) -> None:
     block.periods = pyo.Set(initialize=list(network.periods))
 
 
-def branch_flows(block: Any, network: Network, angles: bool = False) -> None:
+def branch_flows(block: Any, network: Network, reactance: FloatArray | None = None) -> None:
     """Declares `p_kw[branch, period]`, positive from `from_bus` to `to_bus`, with |p_kw| <= rating_kva as bounds.
 
-    With `angles` the limits of the voltage angle across a branch bind too: theta_i - theta_j = x f + shift. In a
-    parametric model the ratings are Params and these limits rows of their own, `angle_limit[branch, period]`, since
-    the lesser of two limits is not affine in either.
+    With the reactance x of each branch [rad/kW] the limits of the voltage angle across it bind too:
+    theta_i - theta_j = x f + shift. In a parametric model the ratings are Params and these limits rows of their own,
+    `angle_limit[branch, period]`, since the lesser of two limits is not affine in either.
     """
     block.p_kw = pyo.Var(block.branches, block.periods)
     if is_parametric(block):
         rating = ratings(block, network)
         set_bounds(block.p_kw.values(), -1.0 * rating, rating)
-        if angles:
-            _angle_limits(block, network)
+        if reactance is not None:
+            _angle_limits(block, network, reactance)
         return
     periods = len(network.hours)
-    lower, upper = (np.repeat(limit, periods) for limit in flow_limits(network, angles))
+    lower, upper = (np.repeat(limit, periods) for limit in flow_limits(network, reactance))
     set_bounds(block.p_kw.values(), lower, upper)
 
 
-def _angle_limits(block: Any, network: Network) -> None:
-    lower, upper = angle_limits(network)
+def _angle_limits(block: Any, network: Network, reactance: FloatArray) -> None:
+    lower, upper = angle_limits(network, reactance)
     limited = np.flatnonzero(np.isfinite(lower) | np.isfinite(upper))
     names = network.lines["branch"].to_numpy()
     ends = {
@@ -96,16 +95,16 @@ def _angle_limits(block: Any, network: Network) -> None:
     block.angle_limit = pyo.Constraint(list(ends), block.periods, rule=rule)
 
 
-def flow_limits(network: Network, angles: bool = False) -> tuple[FloatArray, FloatArray]:
+def flow_limits(network: Network, reactance: FloatArray | None) -> tuple[FloatArray, FloatArray]:
     """Least and greatest flow of each branch in service [kW], each of shape (branches,)."""
     rating = network.lines["rating_kva"].to_numpy()
-    if not angles:
+    if reactance is None:
         return -rating, rating
-    lower, upper = angle_limits(network)
+    lower, upper = angle_limits(network, reactance)
     return np.maximum(lower, -rating), np.minimum(upper, rating)
 
 
-def angle_limits(network: Network) -> tuple[FloatArray, FloatArray]:
+def angle_limits(network: Network, reactance: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Least and greatest flow that the angle limits of each branch in service allow [kW], infinite where none."""
     lines = network.lines
     upper = np.full(len(lines), np.inf)
@@ -113,7 +112,7 @@ def angle_limits(network: Network) -> tuple[FloatArray, FloatArray]:
     low, high = lines["angle_min_deg"].to_numpy(), lines["angle_max_deg"].to_numpy()
     if low.max(initial=-360) <= -360 and high.min(initial=360) >= 360:
         return lower, upper
-    x, shift = reactance_per_kw(network), lines["shift_deg"].to_numpy()
+    x, shift = reactance, lines["shift_deg"].to_numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
         ends = np.sort(np.radians(np.array([low - shift, high - shift])) / np.where(x == 0, np.nan, x), axis=0)
     lower = np.where((low > -360) & (x != 0), ends[0], lower)

@@ -3,11 +3,13 @@
     p_b = sum_{l from b} f_l - sum_{l to b} f_l,        |f_l| <= rating_l
     x_l f_l = theta_i - theta_j - shift_l               (f_l = b_l (theta_i - theta_j - shift_l), b_l = 1 / x_l)
 
-f_l: flow of l = (i, j) [kW]; x_l: reactance times ratio, in radians per kW (`units.reactance_per_kw`);
+f_l: flow of l = (i, j) [kW]; x_l: reactance times ratio, in radians per kW (`units.reactance_per_kw`), or with
+susceptance="powermodels" (r^2 + x^2) / x without the ratio;
 theta_b: voltage angle, zero at the source [rad]. Written with x_l on the left so that a switch (x_l = 0) needs no
 division; limits of theta_i - theta_j are limits of x_l f_l + shift_l and so bounds on f_l. `angle[b, t]` is
 theta_b / `angle_scale`, a scale that brings the coefficients near one.
-Reference: Stott, Jardim, Alsac, DC power flow revisited, IEEE Trans. Power Systems 2009.
+Reference: Stott, Jardim, Alsac, DC power flow revisited, IEEE Trans. Power Systems 2009; for the other susceptance
+Coffrin, Bent, Sundar, Ng, Lubin, PowerModels.jl, Power Systems Computation Conference 2018.
 """
 
 from __future__ import annotations
@@ -18,28 +20,45 @@ import numpy as np
 import pyomo.environ as pyo
 from pyomo.core.expr import LinearExpression
 
+from mktopt.errors import FormulationError, unknown_name
 from mktopt.formulations.flows.common import branch_flows, index_sets, nodal_balance
 from mktopt.formulations.orders import Injections
-from mktopt.networks.network import Network
+from mktopt.networks.network import FloatArray, Network
 from mktopt.networks.sensitivity import refuse_open_loops
 from mktopt.networks.units import reactance_per_kw
 
+SUSCEPTANCES = ("reactance", "powermodels")
 
-def dc(block: Any, network: Network, injection: Injections) -> None:
+
+def dc(block: Any, network: Network, injection: Injections, *, susceptance: str = "reactance") -> None:
     """Fills `block` with `p_kw`, `angle`, `balance` and `angle_drop`.
 
-    Raises FormulationError where a loop without any reactance leaves its flows undetermined.
+    susceptance: 'reactance', 1 / (x ratio), or 'powermodels', x / (r^2 + x^2) without the ratio. Raises
+    FormulationError where a loop without any reactance leaves its flows undetermined, or a branch has none to give.
     """
-    refuse_open_loops(network)
+    reactance = _reactance(network, susceptance)
     index_sets(block, network)
-    branch_flows(block, network, angles=True)
+    branch_flows(block, network, reactance)
     nodal_balance(block, network, injection)
-    reactance = reactance_per_kw(network)
     block.angle_scale = float(np.median(np.abs(reactance[reactance != 0]))) if reactance.any() else 1.0
     block.angle = pyo.Var(block.buses, block.periods)
     for t in network.periods:
         block.angle[network.source_bus, t].fix(0.0)
     _angle_drop(block, network, reactance / block.angle_scale)
+
+
+def _reactance(network: Network, susceptance: str) -> FloatArray:
+    if susceptance not in SUSCEPTANCES:
+        raise unknown_name("word for option 'susceptance' of flow 'dc':", susceptance, SUSCEPTANCES)
+    reactance = reactance_per_kw(network, susceptance)
+    if np.isinf(reactance).any():
+        branch = network.lines["branch"].iloc[int(np.isinf(reactance).argmax())]
+        raise FormulationError(
+            f"branch '{branch}' has resistance but no reactance, so that with susceptance='powermodels' nothing flows "
+            "over it; give it an x_ohm, or use susceptance='reactance'"
+        )
+    refuse_open_loops(network)
+    return reactance
 
 
 def _angle_drop(block: Any, network: Network, reactance: Any) -> None:

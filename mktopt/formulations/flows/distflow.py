@@ -39,6 +39,7 @@ from mktopt.formulations.flows.power import (
     Lines,
     Objects,
     balances,
+    declare_units,
     drop_scale,
     end_limits,
     entries,
@@ -90,7 +91,14 @@ def distflow(
     _cones(block, lines, impeded, unit, series, exact)
     if exact:
         _start(block, lines)
+    _units(block, lines)
     end_limits(block, lines, current_limits, typical_kva(network) if exact else 1.0)
+
+
+def _units(block: Any, lines: Lines) -> None:
+    usual = lines.each(units.branch_kva(lines.network))
+    names = [name for name in ("p_kw", "q_kvar", "to_kw", "to_kvar") if block.component(name) is not None]
+    declare_units(block, {**dict.fromkeys(names, usual), "v2": 1.0, "current2": _UNITS**2})
 
 
 def _start(block: Any, lines: Lines) -> None:

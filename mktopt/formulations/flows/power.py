@@ -25,6 +25,7 @@ import pyomo.environ as pyo
 from pyomo.core.expr import LinearExpression
 from pyomo.core.expr.numeric_expr import MonomialTermExpression, ProductExpression, SumExpression
 
+from mktopt.errors import DataError, Fault
 from mktopt.formulations.changing import numbers, rated, ratings, set_bounds
 from mktopt.formulations.orders import Injections
 from mktopt.formulations.reactive import ReactiveInjections
@@ -95,8 +96,32 @@ def voltages(block: Any, network: Network, free_source: bool = False) -> None:
     for variable, value in zip(block.v2.values(), np.clip(start, low, high).tolist(), strict=True):
         variable.set_value(value, skip_validation=True)
     if not free_source:
+        fixed = source_voltage(network)
         for t in network.periods:
-            block.v2[network.source_bus, t].fix(network.source_v_pu**2)
+            block.v2[network.source_bus, t].fix(fixed**2)
+
+
+def source_voltage(network: Network) -> float:
+    """The voltage that a source holds [p.u.]; raises DataError where it is outside the limits of the source's bus."""
+    bus = network.buses.iloc[network.source_index]
+    v, low, high = network.source_v_pu, float(bus["v_min_pu"]), float(bus["v_max_pu"])
+    if low - 1e-9 <= v <= high + 1e-9:
+        return v
+    problem = f"the source bus {network.source_bus!r} would be held outside its own limits, {low:g} to {high:g} p.u."
+    hint = "change source_v_pu, or v_min_pu and v_max_pu of that bus, or let the flow choose: free_source=True"
+    raise DataError(Fault("network", problem, None, "source_v_pu", v, hint))
+
+
+def declare_units(block: Any, sizes: Mapping[str, Any]) -> None:
+    """Tells solvers of what size the values of the named variables are: the suffix `scaling_factor` of Pyomo.
+
+    sizes: arrays with an entry per variable, or one number for all of them. No result depends on it.
+    """
+    block.scaling_factor = pyo.Suffix(direction=pyo.Suffix.LOCAL)
+    for name, size in sizes.items():
+        variables = list(block.component(name).values())
+        factors = (1.0 / np.broadcast_to(np.asarray(size, dtype=float), len(variables))).tolist()
+        block.scaling_factor.update(zip(variables, factors, strict=True))
 
 
 class Grouped:

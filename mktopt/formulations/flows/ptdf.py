@@ -20,6 +20,7 @@ from mktopt.formulations.flows.common import branch_flows, explicit_injection, i
 from mktopt.formulations.flows.copperplate import power_is_balanced
 from mktopt.formulations.orders import Injections
 from mktopt.networks.network import Network
+from mktopt.networks.units import reactance_per_kw
 
 
 def ptdf(block: Any, network: Network, injection: Injections) -> None:
@@ -27,7 +28,7 @@ def ptdf(block: Any, network: Network, injection: Injections) -> None:
     index_sets(block, network)
     explicit_injection(block, network, injection)
     block.total = pyo.Constraint(block.periods, rule=power_is_balanced)
-    branch_flows(block, network, angles=True)
+    branch_flows(block, network, reactance_per_kw(network))
     _sensitivity(block, network)
 
 
