@@ -33,7 +33,8 @@ class Program:
     variables: n Pyomo variables, one per column, in order of declaration; rows: m Pyomo constraints;
     A: csr (m, n); row_lower, row_upper: (m,); lower, upper: (n,); integer: bool (n,); c: (n,);
     P: symmetric csc (n, n), or None without a quadratic objective; sense: +1 minimise, -1 maximise;
-    quadratics, logs, remainder: what rows and objective hold beyond that, None where there is nothing of the kind.
+    quadratics, logs, remainder: what rows and objective hold beyond that, None where there is nothing of the kind;
+    units: of what size the value of each column is, as far as the model says (suffix `scaling_factor`), else NaN.
     Fixed variables have no column: their values (in `fixed_values`) are folded into the constants.
     """
 
@@ -56,6 +57,7 @@ class Program:
     quadratics: Quadratics | None = None
     logs: Logs | None = None
     remainder: Remainder | None = None
+    units: Array | None = None
     model: Any = field(default=None, repr=False)  # keeps alive what variables and rows take their names from
 
     @property

@@ -493,3 +493,29 @@ def test_a_program_remembers_the_names_of_a_model_that_nobody_else_holds():
     gc.collect()
     assert program.variable_names() == ["x[1]", "x[2]"]
     assert program.row_names() == ["row"]
+
+
+def test_the_suffix_of_scaling_factors_tells_units():
+    model = pyo.ConcreteModel()
+    model.x = pyo.Var([1, 2], initialize=0.0)
+    model.held = pyo.Var(initialize=1.0)
+    model.held.fix()
+    model.part = pyo.Block()
+    model.part.y = pyo.Var()
+    model.row = pyo.Constraint(expr=model.x[1] + model.x[2] + model.part.y >= model.held)
+    model.goal = pyo.Objective(expr=model.x[1] + model.x[2] + model.part.y)
+    assert compile(model).units is None
+    model.scaling_factor = pyo.Suffix(direction=pyo.Suffix.EXPORT)
+    model.scaling_factor[model.x] = 0.01
+    model.scaling_factor[model.x[2]] = 0.001
+    model.scaling_factor[model.row] = 7.0
+    model.scaling_factor[model.held] = 3.0
+    model.part.scaling_factor = pyo.Suffix(direction=pyo.Suffix.LOCAL)
+    assert compile(model).units == pytest.approx([100.0, 1000.0, np.nan], nan_ok=True)
+    model.part.scaling_factor[model.part.y] = 4.0
+    assert compile(model).units == pytest.approx([100.0, 1000.0, 0.25])
+    model.scaling_factor.deactivate()
+    assert compile(model).units == pytest.approx([np.nan, np.nan, 0.25], nan_ok=True)
+    model.part.scaling_factor[model.part.y] = 0.0
+    with pytest.raises(FormulationError, match=r"part\.y the factor 0\.0"):
+        compile(model)

@@ -125,6 +125,7 @@ class Reader:
             "fixed_values": self._fixed_values(),
             "column_of": self.column_of,
             "remainder": self._remainder(),
+            "units": self._units(),
         }
         return Arrays(numbers, places, facts)
 
@@ -175,6 +176,29 @@ class Reader:
     def _name(self, row: int) -> str:
         """What errors call a row."""
         return f"constraint '{self.rows[row].name}'" if row < len(self.rows) else f"objective '{self.objective.name}'"
+
+    def _units(self) -> Array | None:
+        """What the suffix `scaling_factor` of the model or its blocks says of the sizes of columns, NaN where nothing.
+
+        As elsewhere in Pyomo, a factor is what a variable is multiplied by to be near one.
+        """
+        units = np.full(len(self.free), np.nan)
+        for block in self.blocks:
+            suffix = block.component("scaling_factor")
+            if suffix is None or suffix.ctype is not pyo.Suffix or not suffix.active:
+                continue
+            for component, factor in suffix.items():
+                if component is None or component.ctype is not pyo.Var:
+                    continue
+                if not 0.0 < factor < np.inf:
+                    raise FormulationError(
+                        f"suffix 'scaling_factor' gives {component.name} the factor {factor!r}: it must be above zero"
+                    )
+                for variable in component.values() if component.is_indexed() else (component,):
+                    column = self.column_of.get(id(variable), -1)
+                    if column >= 0:
+                        units[column] = 1.0 / factor
+        return units if np.isfinite(units).any() else None
 
     def _constraints(self) -> tuple[list[Any], list[Any]]:
         """Reads the rows; returns their lower and upper limits, before constants of the bodies are moved."""
