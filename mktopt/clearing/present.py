@@ -266,7 +266,7 @@ def refuse_other_market(orders: Orders, new: Orders, at: Mapping[str, IntArray])
             odd = [key for key in theirs if key not in set(mine)] + [key for key in mine if key not in set(theirs)]
             what = f"{keys} {odd[0]}" if odd else "the sequence of rows"
             raise _structure(f"table '{name}' differs in {what}", "keep the same orders and segments, in the same rows")
-    for column in ("bus", "side", "all_or_nothing", "tan_phi", "q_min_kvar", "q_max_kvar"):
+    for column in ("bus", "side", "role", "all_or_nothing", "tan_phi", "q_min_kvar", "q_max_kvar"):
         was, now = orders.orders[column], new.orders[column]
         wrong = ~((was == now) | (was.isna() & now.isna())).to_numpy()
         if wrong.any():

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from mktopt.errors import DataError, Fault
+from mktopt.networks.order_rules import ROLES, default_roles, shape_faults
 from mktopt.networks.tables import Column, duplicates, read_csv, read_table, refuse, unknown_values
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ ORDER_COLUMNS = (
     Column("tan_phi", default=0.0, missing=True),
     Column("q_min_kvar", default=np.nan, missing=True),
     Column("q_max_kvar", default=np.nan, missing=True),
+    Column("role", "text", default="", choices=ROLES),
 )
 SEGMENT_COLUMNS = (
     Column("order", "text"),
@@ -57,8 +59,6 @@ CURVE_COLUMNS = (
     Column("price_max"),
 )
 STEP_COLUMNS = (*ORDER_COLUMNS, Column("width_kw", low=0.0, infinite=True), Column("price"))
-# Prices that came through arithmetic may cross by rounding; this much is taken for equal.
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +67,13 @@ class Orders:
 
     orders (one row per order and period): order, period, participant (default: the order's name), bus,
     side (bid | offer), minimum_kw (hard lower bound, 0), all_or_nothing (no), tan_phi (kvar per kW, 0),
-    q_min_kvar, q_max_kvar (a free reactive range instead; empty = none);
+    q_min_kvar, q_max_kvar (a free reactive range instead; empty = none), role (producer | consumer |
+    demand_response; an offer's is producer, a bid's consumer; demand response is a bid of the initial load);
     segments: order, period, segment, width_kw (inf only in a last, flat segment), price_start, price_end [$/kWh].
     An order is *firm* where minimum_kw equals its whole width; its prices are then its value of lost load.
 
     Raises DataError with every fault: duplicate names, unknown sides, text or NaN where a number belongs,
-    negative widths, a rising bid, a falling offer, a minimum above the width.
+    negative widths, a rising bid, a falling offer, a minimum above the width, demand response that is an offer.
     """
 
     orders: pd.DataFrame
@@ -86,6 +87,7 @@ class Orders:
         refuse(faults)
         unnamed = (orders["participant"] == "").to_numpy()
         orders.loc[unnamed, "participant"] = orders.loc[unnamed, "order"]
+        orders["role"] = np.where(orders["role"] == "", default_roles(orders), orders["role"])
         duplicates(orders, "orders", ["order", "period"], faults)
         duplicates(segments, "segments", ["order", "period", "segment"], faults)
         refuse(faults)
@@ -93,51 +95,7 @@ class Orders:
         refuse(faults)
         object.__setattr__(self, "orders", orders)
         object.__setattr__(self, "segments", segments)
-        self._check_shape(faults)
-        refuse(faults)
-
-    def _check_shape(self, faults: list[Fault]) -> None:
-        """Widths, monotone prices and minima: every rule that makes the clearing problem convex."""
-        orders, segments, owner = self.orders, self.segments, self.segment_order
-        width = segments["width_kw"].to_numpy()
-        start, end = segments["price_start"].to_numpy(), segments["price_end"].to_numpy()
-        sign = np.where(self.is_bid[owner], -1.0, 1.0)
-        slack = _ROUNDING * np.maximum(1.0, np.maximum(np.abs(start), np.abs(end)))
-        follows = np.r_[False, owner[1:] == owner[:-1]]
-        step = np.r_[0.0, start[1:] - end[:-1]]
-        endless = np.isinf(width)
-        inner = np.r_[follows[1:], False]
-
-        def name(row: int) -> str:
-            period, segment = segments.at[row, "period"], segments.at[row, "segment"]
-            return f"{segments.at[row, 'order']}, period {period}, segment {segment}"
-
-        def collect(wrong: npt.NDArray[np.bool_], column: str, bid: str, offer: str, hint: str) -> None:
-            for row in np.flatnonzero(wrong)[:50]:
-                problem = bid if sign[row] < 0 else offer
-                faults.append(Fault("segments", problem, name(int(row)), column, segments.at[row, column], hint))
-
-        collect(sign * (end - start) < -slack, "price_end", "rising bid: price_end is above price_start",
-                "falling offer: price_end is below price_start", "exchange the two prices")  # fmt: skip
-        collect(follows & (sign * step < -slack), "price_start", "rising bid: it starts above the segment before",
-                "falling offer: it starts below the segment before", "sort the segments best price first")  # fmt: skip
-        text = "an unlimited width needs one price"
-        collect(endless & (start != end), "price_end", text, text, "make price_start and price_end equal")
-        text = "only the last segment may be unlimited"
-        collect(endless & inner, "width_kw", text, text, "give a finite width")
-
-        total, minimum = self.width_kw, orders["minimum_kw"].to_numpy()
-        for row in np.flatnonzero(minimum > total * (1 + 1e-12))[:50]:
-            hint = f"its whole width is {total[row]:g} kW"
-            faults.append(Fault("orders", "the minimum is above the width", orders.at[row, "order"], "minimum_kw",
-                                minimum[row], hint))  # fmt: skip
-        for row in np.flatnonzero(orders["all_or_nothing"].to_numpy() & np.isinf(total))[:50]:
-            faults.append(Fault("orders", "an unlimited order cannot be all or nothing", orders.at[row, "order"],
-                                "all_or_nothing", True, "give it a finite width"))  # fmt: skip
-        low, high = orders["q_min_kvar"].to_numpy(), orders["q_max_kvar"].to_numpy()
-        for row in np.flatnonzero((np.isnan(low) != np.isnan(high)) | (low > high))[:50]:
-            faults.append(Fault("orders", "the reactive range needs q_min_kvar <= q_max_kvar",
-                                orders.at[row, "order"], "q_max_kvar", high[row], "give both or none"))  # fmt: skip
+        refuse(shape_faults(self))
 
     # -- makers ---------------------------------------------------------------------------------------------
 
@@ -195,15 +153,53 @@ class Orders:
         return cls(*_split(table, "steps"), meta or {})
 
     @classmethod
-    def from_csv(cls, path: str | Path) -> Orders:
-        """Orders from a CSV file: one row per segment, or one per quadruple or step (told by its columns).
+    def from_costs(cls, costs: pd.DataFrame | str | Path, max_error: float = 1e-4) -> Orders:
+        """Offers of units with polynomial costs C(p) = c0 + c1 p + c2 p^2 + ... [$/h], p in kW, of any degree.
 
-        Columns: those of tables `orders` and `segments` joined, or those of `from_curves` (q_max_kw, price_min,
-        price_max), or those of `from_steps` (width_kw, price). Raises DataError naming row, column and value.
+        costs: a frame or CSV file, one row per order and period: order, bus, p_max_kw, c1 and as many of c0, c2,
+        c3 ... as there are (empty = 0). Optional: p_min_kw (0; what lies between it and 0 must run; below 0 the unit
+        also consumes, by a bid "<order>:consumption") and the other columns of table `orders`. A p_max_kw of inf
+        needs a constant price. The price C'(p) is exact up to c2, and else nowhere more than `max_error` [$/kWh] off.
+        `meta`: `max_price_error`, that bound; `fixed_cost_per_h`, what C exceeds the orders' cost by, per (order,
+        period). Raises DataError; for a cost that is not convex between the limits it says where its price falls.
+        """
+        from mktopt.networks.cost_tables import cost_orders
+
+        return cls(*cost_orders(costs, max_error))
+
+    @classmethod
+    def from_reductions(cls, reductions: pd.DataFrame | str | Path, max_error: float = 1e-4) -> Orders:
+        """Demand response: bids of initial loads whose reduction by r kW costs c(r) [$/h], 0 <= r <= max_reduction_kw.
+
+            u(P) = u(P0) - c(P0 - P),   u'(P) = c'(P0 - P),   P0 - max_reduction_kw <= P <= P0 = initial_kw
+
+        reductions: a frame or CSV file: order, bus, initial_kw, and c as one of: steps (reduction_kw, price; several
+        rows, cheapest first), an affine marginal price (price_min at r = 0, price_max at max_reduction_kw), or a
+        polynomial (c1, c2 ... as in `from_costs`). Optional: max_reduction_kw (initial_kw; of steps, their sum) and
+        the other columns of table `orders`. What cannot be reduced is `minimum_kw`, at the price of the dearest
+        reduction. Steps and affine prices are exact; `max_error` and `meta` are as in `from_costs`.
+
+        Raises DataError where reducing gets cheaper along r. Reference: OpenGridGym, eq. (12), (15).
+        """
+        from mktopt.networks.cost_tables import reduction_orders
+
+        return cls(*reduction_orders(reductions, max_error))
+
+    @classmethod
+    def from_csv(cls, path: str | Path) -> Orders:
+        """Orders from a CSV file: one row per segment, or one per quadruple, step, cost or reduction.
+
+        Its columns tell: those of tables `orders` and `segments` joined, or of `from_reductions` (initial_kw),
+        `from_costs` (p_max_kw), `from_curves` (q_max_kw, price_min, price_max) or `from_steps` (width_kw, price).
+        Raises DataError naming row, column and value.
         """
         frame = read_csv(path)
         if len(frame) == 0:
             raise DataError(Fault(str(path), "the file has a header but no rows", hint="add at least one order"))
+        if "initial_kw" in frame.columns:
+            return cls.from_reductions(frame)
+        if "p_max_kw" in frame.columns:
+            return cls.from_costs(frame)
         if {"price_min", "price_max"} & set(frame.columns):
             return cls.from_curves(frame)
         if "price" in frame.columns:
@@ -223,8 +219,11 @@ class Orders:
         write_text(path, self.joined().to_csv(index=False))
 
     def joined(self) -> pd.DataFrame:
-        """Tables `orders` and `segments` as one, a row per segment."""
-        left = self.orders.iloc[self.segment_order].reset_index(drop=True)
+        """Tables `orders` and `segments` as one, a row per segment; without roles where sides say them all."""
+        table = self.orders
+        if (table["role"].to_numpy() == default_roles(table)).all():
+            table = table.drop(columns="role")
+        left = table.iloc[self.segment_order].reset_index(drop=True)
         return pd.concat([left, self.segments[["segment", "width_kw", "price_start", "price_end"]]], axis=1)
 
     # -- derived, computed once -----------------------------------------------------------------------------
@@ -275,11 +274,15 @@ class Orders:
     # -- new orders from these ------------------------------------------------------------------------------
 
     def merge(self, *others: Orders) -> Orders:
-        """These and all `others` as one; raises DataError where a name and period stand twice."""
+        """These and all `others` as one; raises DataError where a name and period stand twice.
+
+        Of the parts' `max_price_error` the greatest holds, `fixed_cost_per_h` are joined; of other entries of `meta`
+        the last counts.
+        """
         parts = (self, *others)
         meta: dict[str, Any] = {}
         for part in parts:
-            meta.update(part.meta)
+            meta.update(_joined_meta(meta, part.meta))
         return Orders(
             pd.concat([part.orders for part in parts], ignore_index=True),
             pd.concat([part.segments for part in parts], ignore_index=True),
@@ -327,6 +330,17 @@ class Orders:
     def __repr__(self) -> str:
         bids = int(self.is_bid.sum())
         return f"Orders({bids} bids, {len(self.orders) - bids} offers, {len(self.segments)} segments)"
+
+
+def _joined_meta(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """`second`, with what only both together can say."""
+    result = dict(second)
+    if "max_price_error" in first and "max_price_error" in second:
+        result["max_price_error"] = max(first["max_price_error"], second["max_price_error"])
+    fixed = [part.get("fixed_cost_per_h") for part in (first, second)]
+    if all(isinstance(costs, Mapping) for costs in fixed):
+        result["fixed_cost_per_h"] = {**fixed[0], **fixed[1]}  # type: ignore[dict-item]
+    return result
 
 
 def _keys(orders: pd.DataFrame, segments: pd.DataFrame) -> tuple[IntArray, IntArray]:

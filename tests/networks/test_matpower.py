@@ -86,11 +86,12 @@ def test_orders_of_a_hand_written_case(tmp_path: Path) -> None:
     assert table.loc["load_2", "tan_phi"] == pytest.approx(1 / 3)
     assert table.loc["gen_1", ["q_min_kvar", "q_max_kvar"]].to_list() == [-100_000, 100_000]
     assert np.isnan(table.loc["gen_30", "q_max_kvar"])
-    # C(P) = 0.05 P^2 + 20 P + 7: what must run is priced at C'(10) = 21 $/MWh, the rest up to C'(200) = 40.
+    # C(P) = 0.05 P^2 + 20 P + 7: what must run is priced at its mean, (C(10) - C(0)) / 10 = 20.5 $/MWh,
+    # the rest from C'(10) = 21 to C'(200) = 40.
     first = orders.segments[orders.segments["order"] == "gen_1"]
     assert first["width_kw"].to_list() == [10_000, 190_000]
-    assert first["price_start"].to_list() == pytest.approx([0.021, 0.021])
-    assert first["price_end"].to_list() == pytest.approx([0.021, 0.040])
+    assert first["price_start"].to_list() == pytest.approx([0.0205, 0.021])
+    assert first["price_end"].to_list() == pytest.approx([0.0205, 0.040])
     assert orders.segments.set_index("order").loc["gen_30", "price_start"].to_list() == pytest.approx([0.025, 0.05])
     assert orders.segments.set_index("order").loc["gen_2", "price_start"] == pytest.approx(0.06)
     assert orders.segments.set_index("order").loc["load_2", "price_start"] == 10

@@ -104,6 +104,30 @@ def test_defaults_and_names():
     assert repr(orders) == "Orders(1 bids, 1 offers, 2 segments)"
 
 
+def roles(*rows: tuple, width: float = 5.0) -> mo.Orders:
+    """Steps of `width` kW from rows (order, side, role)."""
+    frame = pd.DataFrame(rows, columns=["order", "side", "role"])
+    return mo.Orders.from_steps(frame.assign(bus="1", width_kw=width, price=0.3))
+
+
+def test_roles_are_those_of_the_sides_unless_told():
+    orders = roles(("a", "bid", ""), ("b", "offer", None), ("c", "bid", "demand_response"), ("d", "bid", "producer"))
+    assert orders.orders["role"].tolist() == ["consumer", "producer", "demand_response", "producer"]
+    assert curves(("s", "1", "offer", 0, 5, 0, 1)).orders["role"].tolist() == ["producer"]
+
+
+def test_roles_go_where_the_orders_go(tmp_path):
+    first, second = roles(("a", "bid", ""), ("b", "offer", "")), roles(("c", "bid", "demand_response"))
+    both = first.merge(second)
+    assert "role" not in first.joined().columns and "role" in both.joined().columns
+    assert both.orders["role"].tolist() == ["consumer", "producer", "demand_response"]
+    assert both.select([2]).orders["role"].tolist() == both.without(["a", "b"]).orders["role"].tolist()
+    for orders in (first, both):
+        orders.to_csv(tmp_path / "orders.csv")
+        back = mo.Orders.from_csv(tmp_path / "orders.csv")
+        pd.testing.assert_frame_equal(back.orders, orders.orders, check_exact=True)
+
+
 def test_firm_is_a_minimum_of_the_whole_width():
     frame = pd.DataFrame({"order": ["a", "b", "c"], "bus": "1", "side": "bid", "width_kw": [5.0, 5.0, 0.0],
                           "price": 1.0, "minimum_kw": [5.0, 4.0, 0.0]})  # fmt: skip
@@ -193,6 +217,10 @@ REFUSED = [
     (lambda: book(), "row 'o': the order has no segment"),
     (lambda: mo.Orders(book((1, 0.1, 0.2)).orders, book((1, 0.1, 0.2)).segments.assign(order="x")), "no such order in"),
     (lambda: mo.Orders(book((1, 0, 0)).orders.assign(q_min_kvar=1.0), book((1, 0, 0)).segments), "give both or none"),
+    (lambda: roles(("o", "offer", "demand_response")), "value 'demand_response': an offer cannot be demand response"),
+    (lambda: roles(("o", "bid", "demand")), "value 'demand': unknown word .one of producer, consumer, demand_response"),
+    (lambda: roles(("a", "bid", ""), ("a", "bid", "demand_response")), "row 'a': rows of one order disagree"),
+    (lambda: roles(("o", "bid", "demand_response"), width=np.inf), "needs an initial load .give the order a finite"),
     (lambda: mo.Orders([1, 2], [3]), "table 'orders': expected a pandas DataFrame, got list"),
 ]
 
