@@ -27,10 +27,14 @@ from pyomo.core.expr.visitor import identify_variables
 from mktopt.clearing.consistency import disagreement, names_agree
 from mktopt.clearing.optimality import conditions, zero_is_feasible
 from mktopt.clearing.pricing import PRICING
+from mktopt.clearing.reactive import has_range
 from mktopt.clearing.result import Clearing, Evidence, FloatArray
+from mktopt.clearing.security import security_violation
 from mktopt.clearing.testimony import multipliers_of, values_of
 from mktopt.errors import MktoptError
 from mktopt.formulations.budget_balance import shortfall
+from mktopt.formulations.market import declaration_of
+from mktopt.networks.units import shunt_kvar
 from mktopt.solvers.solution import Has
 
 # Money at stake is far more than money that moves where hardly anything is traded; figures are judged by at least
@@ -108,7 +112,7 @@ def certify(clearing: Clearing) -> Certificate:
     local = _is_local(clearing, evidence)
     convex = not local and all(v.is_continuous() for v in evidence.variables)
     return Certificate(
-        primal=found.primal,
+        primal=float(np.maximum(found.primal, security_violation(clearing))),
         dual=found.dual,
         complementarity=float(found.products.max(initial=0.0)) / turnover,
         gap=None if local else float(found.products.sum()) / turnover,
@@ -118,7 +122,7 @@ def certify(clearing: Clearing) -> Certificate:
         rent=rent,
         turnover=turnover,
         convex=convex,
-        rent_must_be_positive=convex and _rent_is_the_grids_own(evidence),
+        rent_must_be_positive=convex and _rent_is_the_grids_own(clearing, evidence),
         local=local,
     )
 
@@ -156,8 +160,22 @@ def regrets(clearing: Clearing) -> pd.DataFrame:
         last = np.r_[orders.curves.first[1:], len(orders.curves.owner)] - 1
         missed = np.maximum(sign * (price - orders.curves.start[last]), 0.0)
         lost = np.where(endless, np.maximum(lost, missed * np.maximum(quantity, 1.0) * hours), lost)
+    lost = lost + _reactive_regret(clearing) * hours
     frame = pd.DataFrame({"participant": orders.orders["participant"].to_numpy(), "regret": lost})
     return frame.groupby("participant", sort=False)["regret"].sum().reset_index()
+
+
+def _reactive_regret(clearing: Clearing) -> FloatArray:
+    """What orders with a reactive range could gain by giving or drawing other kvar at their price [$/h]."""
+    orders, network = clearing.orders, clearing.network
+    if clearing.reactive_prices is None or not has_range(orders).any():
+        return np.zeros(len(orders))
+    where = network.bus_positions(orders.orders["bus"]) * len(network.hours) + orders.orders["period"].to_numpy()
+    price = np.nan_to_num(clearing.reactive_prices["price"].to_numpy()[where]) * orders.injection_sign
+    ends = orders.orders[["q_min_kvar", "q_max_kvar"]].to_numpy()
+    with np.errstate(invalid="ignore"):
+        best = np.maximum(price * ends[:, 0], price * ends[:, 1])
+    return np.where(has_range(orders), np.nan_to_num(best) - price * clearing.dispatch["q_kvar"].to_numpy(), 0.0)
 
 
 def _turnover(clearing: Clearing, objective: float) -> float:
@@ -192,17 +210,52 @@ def _rent(clearing: Clearing) -> float:
     network = clearing.network
     periods = len(network.hours)
     price = np.nan_to_num(clearing.prices["price"].to_numpy()).reshape(-1, periods) * network.hours
-    rent = -float(np.sum(price * network.shunt_kw[:, None]))
+    v2 = 1.0 if clearing.voltages is None else clearing.voltages["v_pu"].to_numpy().reshape(-1, periods) ** 2
+    rent = -float(np.sum(price * network.shunt_kw[:, None] * v2))
     if len(clearing.flows):
-        flow = clearing.flows["p_kw"].to_numpy().reshape(-1, periods)
-        rent += float(np.sum(flow * (price[network.to_index] - price[network.from_index])))
-    return rent
+        sent = clearing.flows["p_kw"].to_numpy().reshape(-1, periods)
+        # With losses less arrives than is sent.
+        arrived = clearing.flows["to_kw"].to_numpy().reshape(-1, periods) if "to_kw" in clearing.flows else sent
+        rent += float(np.sum(arrived * price[network.to_index]) - np.sum(sent * price[network.from_index]))
+    return rent + _reactive_rent(clearing)
 
 
-def _rent_is_the_grids_own(evidence: Evidence) -> bool:
+def _reactive_rent(clearing: Clearing) -> float:
+    """The same from the reactive power that wires and shunts take [$]; what the source gives for nothing costs nothing.
+
+    Its price there is zero, so that it need not be told from what the orders give.
+    """
+    if clearing.reactive_prices is None:
+        return 0.0
+    network, flows = clearing.network, clearing.flows
+    periods = len(network.hours)
+    price = np.nan_to_num(clearing.reactive_prices["price"].to_numpy()).reshape(-1, periods) * network.hours
+    v2 = 1.0 if clearing.voltages is None else clearing.voltages["v_pu"].to_numpy().reshape(-1, periods) ** 2
+    sent = flows["q_kvar"].to_numpy().reshape(-1, periods)
+    arrived = flows["to_kvar"].to_numpy().reshape(-1, periods) if "to_kvar" in flows else sent
+    rent = float(np.sum(arrived * price[network.to_index]) - np.sum(sent * price[network.from_index]))
+    return rent + float(np.sum(price * shunt_kvar(network)[:, None] * v2))
+
+
+def _no_load(clearing: Clearing, evidence: Evidence) -> FloatArray:
+    """Values of a grid that nobody uses: all zero but the voltages, those at no load, shape (n,)."""
+    values, v2 = np.zeros(len(evidence.variables)), evidence.model.grid.component("v2")
+    if v2 is None or not clearing.network.topology.is_radial:
+        return values
+    at = {id(variable): k for k, variable in enumerate(evidence.variables)}
+    for (bus, _), variable in v2.items():
+        if id(variable) in at:
+            values[at[id(variable)]] = clearing.network.topology.no_load_v_pu[clearing.network.bus_index[bus]] ** 2
+    return values
+
+
+def _rent_is_the_grids_own(clearing: Clearing, evidence: Evidence) -> bool:
     """Whether the rent cannot be negative: nothing at all is feasible, and no row of the user's own lends the grid
     money by tying flows to orders."""
     grid = {id(v) for v in evidence.model.grid.component_data_objects(pyo.Var)}
     if any(id(v) in grid for row in evidence.own for v in identify_variables(row.body)):
         return False
-    return zero_is_feasible(evidence.rows, evidence.variables)
+    security = declaration_of(evidence.model).security
+    if security is not None and security.loses_orders:  # an offer's own outage limits the flow beside it
+        return False
+    return zero_is_feasible(evidence.rows, evidence.variables, _no_load(clearing, evidence))

@@ -13,6 +13,7 @@ import pyomo.environ as pyo
 
 from mktopt.clearing.optimality import Conditions, Expressions, max_of
 from mktopt.clearing.pricing import PRICING
+from mktopt.clearing.reactive import delivered_price, has_range, range_payment
 from mktopt.clearing.result import Clearing, Evidence, FloatArray
 
 
@@ -25,6 +26,7 @@ def disagreement(
         _payments(clearing, turnover),
         _faced_prices(clearing, evidence, found.pull),
         _loadings(clearing),
+        _reactive(clearing),
         _slacks(clearing, evidence, x),
     )
 
@@ -43,10 +45,11 @@ def names_agree(clearing: Clearing, evidence: Evidence) -> bool:
         (clearing.constraints, own),
         (clearing.flows, per_branch if evidence.model.grid.component("p_kw") is not None else per_branch[:0]),
     ]
-    if (clearing.voltages is None) != (evidence.model.grid.component("v2") is None):
-        return False
-    if clearing.voltages is not None:
-        pairs.append((clearing.voltages, per_bus))
+    for table, name in ((clearing.voltages, "v2"), (clearing.reactive_prices, "balance_q")):
+        if (table is None) != (evidence.model.grid.component(name) is None):
+            return False
+        if table is not None:
+            pairs.append((table, per_bus))
     return all(
         len(table) == len(expected) and bool((table[column].to_numpy() == expected[column].to_numpy()).all())
         for table, expected in pairs
@@ -75,11 +78,14 @@ def _payments(clearing: Clearing, turnover: float) -> FloatArray:
     orders, network, dispatch = clearing.orders, clearing.network, clearing.dispatch
     period = orders.orders["period"].to_numpy()
     where = network.bus_positions(orders.orders["bus"]) * len(network.hours) + period
-    nodal = clearing.prices["price"].to_numpy()[where]
+    reactive = None if clearing.reactive_prices is None else clearing.reactive_prices["price"].to_numpy()[where]
+    nodal = delivered_price(orders, clearing.prices["price"].to_numpy()[where], reactive)
     quantity, paid = dispatch["quantity_kw"].to_numpy(), dispatch["price"].to_numpy()
     rule = PRICING[clearing.options.get("pricing", "nodal")]
     error = rule.error(orders, quantity, nodal, paid) / _level(clearing)
     due = -orders.injection_sign * paid * quantity * network.hours[period]
+    if rule.keeps_rent and "q_kvar" in dispatch:
+        due += network.hours[period] * range_payment(orders, reactive, dispatch["q_kvar"].to_numpy())
     return np.r_[error, np.abs(due - dispatch["payment"].to_numpy()) / turnover]
 
 
@@ -97,10 +103,21 @@ def _faced_prices(clearing: Clearing, evidence: Evidence, pull: Any) -> FloatArr
     counts = np.array([row.parent_component() is not ties for row in evidence.rows], dtype=float)
     total = np.append(pull.T @ counts, 0.0)
     where = network.bus_positions(orders.orders["bus"]) * len(network.hours) + period
-    nodal = clearing.prices["price"].to_numpy()[where]
+    reactive = None if clearing.reactive_prices is None else clearing.reactive_prices["price"].to_numpy()[where]
+    nodal = delivered_price(orders, clearing.prices["price"].to_numpy()[where], reactive)
     faced = np.where(first >= 0, -orders.injection_sign * total[first] / network.hours[period], nodal)
     stated = clearing.order_prices["order_price"].to_numpy()
     return np.abs(stated - faced) / _level(clearing)
+
+
+def carried_kva(flows: Any) -> FloatArray:
+    """The apparent power at the end of each branch that carries more, from columns p_kw, q_kvar, to_kw, to_kvar."""
+    reactive = np.asarray(flows["q_kvar"], dtype=float) if "q_kvar" in flows else 0.0
+    carried = np.hypot(np.asarray(flows["p_kw"], dtype=float), reactive)
+    if "to_kw" in flows and "to_kvar" in flows:
+        arriving = np.hypot(np.asarray(flows["to_kw"], dtype=float), np.asarray(flows["to_kvar"], dtype=float))
+        carried = np.maximum(carried, arriving)
+    return np.asarray(carried)
 
 
 def _loadings(clearing: Clearing) -> FloatArray:
@@ -108,9 +125,19 @@ def _loadings(clearing: Clearing) -> FloatArray:
     if not len(clearing.flows):
         return np.zeros(0)
     rating = np.repeat(clearing.network.lines["rating_kva"].to_numpy(), len(clearing.network.hours))
-    loading = 100 * np.abs(clearing.flows["p_kw"].to_numpy()) / rating
+    loading = 100 * carried_kva(clearing.flows) / rating
     stated = clearing.flows["loading_percent"].to_numpy()
     return np.abs(stated - loading) / np.maximum(loading, 1.0)
+
+
+def _reactive(clearing: Clearing) -> FloatArray:
+    """Reactive power that goes with active power against tan_phi."""
+    if "q_kvar" not in clearing.dispatch:
+        return np.zeros(0)
+    orders, kvar = clearing.orders, clearing.dispatch["q_kvar"].to_numpy(dtype=float)
+    due = orders.orders["tan_phi"].to_numpy() * clearing.dispatch["quantity_kw"].to_numpy()
+    size = np.maximum(np.abs(due), 1e-3 * np.abs(due).max(initial=0.0) + 1e-12)
+    return np.where(has_range(orders), 0.0, np.abs(kvar - due) / size)
 
 
 def _slacks(clearing: Clearing, evidence: Evidence, x: FloatArray) -> FloatArray:

@@ -192,9 +192,10 @@ def conditions(
     return Conditions(primal, dual, np.concatenate(products), sense * float(goal.value(x)[0]), pull)
 
 
-def zero_is_feasible(rows: Sequence[Any], variables: Sequence[Any], tolerance: float = 1e-9) -> bool:
-    """Whether all variables at zero satisfy every row and bound."""
-    nothing = np.zeros(len(variables))
+def zero_is_feasible(
+    rows: Sequence[Any], variables: Sequence[Any], nothing: FloatArray, tolerance: float = 1e-9
+) -> bool:
+    """Whether the variables at `nothing`, zero but for voltages and the like, satisfy every row and bound."""
     at = Expressions([row.body for row in rows], variables).value(nothing)
     for value, of in ((at, rows), (nothing, variables)):
         low, high = _limits(of)

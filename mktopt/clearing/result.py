@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mktopt.clearing.certificate import Certificate
+    from mktopt.clearing.check_ac import AcCheck
     from mktopt.clearing.plots import Plots
+    from mktopt.clearing.price_parts import PriceParts
     from mktopt.clearing.price_ranges import Ambiguity, PriceRanges
     from mktopt.clearing.settlement import Settlement
 
@@ -34,7 +36,8 @@ class Evidence:
     variables, values: shape (n,); rows, multipliers: shape (m,), each the welfare gained
     per unit of the row's right-hand side [$]; balance: the rows of `balance` in table sequence (bus by bus, period
     within), -1 where a bus has no row; balance_sign: the coefficient with which an injection enters the row; own: the
-    rows of the user's own constraints, in the sequence of table `constraints`. program, solution: the arrays that the
+    rows of the user's own constraints, in the sequence of table `constraints`; balance_q, balance_q_sign: the same of
+    `balance_q`, None where the flow has no reactive power. program, solution: the arrays that the
     solver saw and its answer (which prices come from), for the range of prices; no certificate reads them.
     """
 
@@ -48,6 +51,8 @@ class Evidence:
     own: list[Any]
     program: Any = field(default=None, repr=False)
     solution: Any = field(default=None, repr=False)
+    balance_q: npt.NDArray[np.int64] | None = None
+    balance_q_sign: FloatArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +64,10 @@ class Clearing:
     voltages: bus, period, v_pu, or None where the flow has none; constraints: name, index, slack, dual of the user's
     own constraints, where `dual` is the welfare [$] gained per unit by which the right-hand side rises;
     order_prices: order, period, order_price [$/kWh], what the order faces: the price of its bus plus the duals of
-    other rows that contain it; welfare [$]: value of accepted bids minus cost of accepted offers, over all hours;
+    other rows that contain it; reactive_prices: bus, period, price [$/kvarh], relaxation: branch, period, gap,
+    phantom_kw, both None where the flow has no such thing (then dispatch has no q_kvar either: what a bid draws and an
+    offer gives); contingencies: what security was asked for and given, None where none was (see
+    `mktopt.formulations.security`); welfare [$]: value of accepted bids minus cost of accepted offers, over all hours;
     status: why the solver stopped, and what it has; notes: what a reader of the numbers must know.
     """
 
@@ -82,6 +90,9 @@ class Clearing:
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     evidence: Any = field(default=None, repr=False)
+    reactive_prices: pd.DataFrame | None = None
+    relaxation: pd.DataFrame | None = None
+    contingencies: pd.DataFrame | None = None
 
     @cached_property
     def certificate(self) -> Certificate:
@@ -131,6 +142,49 @@ class Clearing:
         """
         low, high = self._price_ranges.ends(np.arange(len(self.prices)))
         return self.prices.assign(low=low, high=high)
+
+    @cached_property
+    def _price_causes(self) -> PriceParts:
+        from mktopt.clearing.price_parts import PriceParts
+
+        return PriceParts(self)
+
+    @cached_property
+    def price_parts(self) -> pd.DataFrame:
+        """What each price is made of: bus, period, price, energy, loss, congestion, voltage, security, reactive,
+        custom, unassigned [$/kWh]; see `mktopt.clearing.price_parts`.
+
+        Found out when first asked for, by one sparse factorisation. Raises MktoptError for a clearing that was loaded.
+        """
+        from mktopt.clearing.price_parts import price_parts
+
+        return price_parts(self)
+
+    @cached_property
+    def reactive_price_parts(self) -> pd.DataFrame:
+        """The same of the reactive prices [$/kvarh]; raises MktoptError where the flow has no reactive power."""
+        from mktopt.clearing.price_parts import price_parts
+
+        return price_parts(self, of="reactive")
+
+    def price_shares(self, part: str, of: str = "active") -> pd.DataFrame:
+        """Who causes one part of the prices: bus, period, cause, share [$/kWh], causes without any share left out.
+
+        part: 'congestion' (per branch), 'voltage' (per bus), 'security' (per contingency), 'custom' (per row of your
+        own), 'unassigned' (per branch); of: 'active' or 'reactive'. The shares of a bus and period sum to its part.
+        """
+        from mktopt.clearing.price_parts import price_shares
+
+        return price_shares(self, part, of)
+
+    def check_ac(self, **options: Any) -> AcCheck:
+        """The alternating-current power flow of the dispatch: voltages, loadings, losses and what they violate.
+
+        See `mktopt.clearing.check_ac` for options; needs pandapower.
+        """
+        from mktopt.clearing.check_ac import check_ac
+
+        return check_ac(self, **options)
 
     @cached_property
     def settlement(self) -> Settlement:

@@ -13,11 +13,15 @@ import pyomo.environ as pyo
 from pyomo.common.gc_manager import PauseGC
 from pyomo.core.expr.visitor import identify_variables
 
+from mktopt.clearing.consistency import carried_kva
 from mktopt.clearing.diagnosis import refuse_unsolved
 from mktopt.clearing.pricing import PRICING
+from mktopt.clearing.reactive import balance_rows, delivered_price, order_kvar, range_payment
 from mktopt.clearing.result import Clearing, Evidence, FloatArray
-from mktopt.clearing.ties import share_ties
+from mktopt.clearing.security import missing_rows, share_securely, told_of_missing_rows, with_contingencies
+from mktopt.formulations.flows.distflow import SLACK, relaxation_gap
 from mktopt.formulations.market import Declaration, declaration_of, own_rows
+from mktopt.networks.network import Network
 from mktopt.solvers import compile, solve_fixed
 from mktopt.solvers import solve as solve_program
 from mktopt.solvers.prices import order_prices, orientation, row_prices, welfare_duals
@@ -47,19 +51,43 @@ def solve(
     `.report`), UnboundedError (naming the orders), SolverError, UnknownNameError.
     """
     declaration = declaration_of(model)
+    seconds = {"compile": 0.0, "solve": 0.0, "tabulate": 0.0}
     with PauseGC():
+        program, first, priced = _optimum(model, declaration, solver, solver_options, seconds)
+        start = time.perf_counter()
+        clearing = tabulate(model, declaration, program, priced, first, dict(solver_options or {}))
+        if declaration.security is not None:
+            clearing = with_contingencies(clearing, declaration.security)
+        seconds["tabulate"] = time.perf_counter() - start
+    clearing.seconds.update(seconds)  # type: ignore[attr-defined]
+    return clearing
+
+
+def _optimum(
+    model: Any,
+    declaration: Declaration,
+    solver: str | Sequence[str] | None,
+    solver_options: Mapping[str, Any] | None,
+    seconds: dict[str, float],
+) -> tuple[Program, Solution, Solution]:
+    """The program, its optimum, and the one that prices come from (its integers fixed).
+
+    Where contingencies are lazy it is solved anew until the dispatch violates none of their rows; `seconds` adds up.
+    """
+    while True:
         start = time.perf_counter()
         program = compile(model)
         compiled = time.perf_counter()
         solution = solve_program(program, solver, solver_options)
-        refuse_unsolved(declaration, model, program, solution)
-        priced = solve_fixed(program, solution) if program.integer.any() else solution
-        solved = time.perf_counter()
-        clearing = tabulate(model, declaration, program, priced, solution, dict(solver_options or {}))
-        done = time.perf_counter()
-    seconds = {"compile": compiled - start, "solve": solved - compiled, "tabulate": done - solved}
-    clearing.seconds.update(seconds)  # type: ignore[attr-defined]
-    return clearing
+        priced = solve_fixed(program, solution) if program.integer.any() and solution.status.ok else solution
+        more = missing_rows(model, declaration.security, program, priced)
+        if not more:
+            with told_of_missing_rows(declaration.security):
+                refuse_unsolved(declaration, model, program, solution)
+        seconds["compile"] += compiled - start
+        seconds["solve"] += time.perf_counter() - compiled
+        if not more:
+            return program, solution, priced
 
 
 def tabulate(
@@ -77,19 +105,25 @@ def tabulate(
     free = columns >= 0
     own = own_rows(model)
     x = np.clip(solution.x, program.lower, program.upper)  # a solver's tolerance is no negative quantity
-    segment_kw = share_ties(orders, program.values(x, segments), ~free | _touched(model, own))
+    bound = ~free | _touched(model, own)
+    segment_kw = share_securely(declaration.security, model, program, x, orders, program.values(x, segments), bound)
     x[columns[free]] = segment_kw[free]
     for variable, value in zip(program.variables, x.tolist(), strict=True):
         variable.set_value(value, skip_validation=True)
 
     evidence, prices = _price(model, declaration, program, solution, columns, x, own)
+    reactive = _reactive_prices(evidence, network)
     quantity = orders.curves.total(segment_kw)
-    rule = PRICING[declaration.options.get("pricing", "nodal")].price
+    kvar = order_kvar(model, orders, quantity)
+    rule = PRICING[declaration.options.get("pricing", "nodal")]
     where = network.bus_positions(orders.orders["bus"]) * len(network.hours) + orders.orders["period"].to_numpy()
+    local = None if reactive is None else reactive[where]
+    nodal = delivered_price(orders, prices[where], local)
     faced = _order_prices(declaration, program, solution, columns, model)
-    faced = np.where(np.isnan(faced), prices[where], faced)
-    paid, notes = rule(orders, quantity, prices[where])
-    notes = [*_story(first), *notes]
+    faced = np.where(np.isnan(faced), nodal, faced)
+    paid, notes = rule.price(orders, quantity, nodal)
+    relaxation = _relaxation_frame(model, declaration)
+    notes = [*_story(first), *_slack_cones(relaxation), *notes]
     if program.integer.any():
         notes = [FIXED_NOTE, *notes]
     if first.status.has is Has.LOCAL:
@@ -97,14 +131,18 @@ def tabulate(
     hours = network.hours[orders.orders["period"].to_numpy()]
     dispatch = orders.orders[["order", "participant", "bus", "side", "period"]].copy()
     dispatch["quantity_kw"] = quantity
+    if kvar is not None:
+        dispatch["q_kvar"] = kvar
     dispatch["price"] = paid
     dispatch["payment"] = -orders.injection_sign * paid * quantity * hours
+    if rule.keeps_rent:
+        dispatch["payment"] += hours * range_payment(orders, local, kvar)
     welfare = float(np.sum(-orders.injection_sign * hours * orders.curves.value(quantity)))
     return Clearing(
         prices=_bus_frame(declaration, "price", prices),
         dispatch=dispatch,
         flows=_flow_frame(model, declaration),
-        voltages=None,
+        voltages=_voltage_frame(model, declaration),
         constraints=_constraint_frame(own, program, solution),
         order_prices=orders.orders[["order", "period"]].assign(order_price=faced),
         welfare=welfare,
@@ -120,6 +158,8 @@ def tabulate(
         seconds={},
         notes=tuple(notes),
         evidence=evidence,
+        reactive_prices=None if reactive is None else _bus_frame(declaration, "price", reactive),
+        relaxation=relaxation,
     )
 
 
@@ -162,10 +202,19 @@ def _price(
     written = np.ones(len(rows))
     written[has] = orientation(program, rows[has], columns, sign)
     multipliers = welfare_duals(program, solution)
+    rows_q, written_q = balance_rows(model, network, program) or (None, None)
     evidence = Evidence(
-        model, program.variables, x, program.rows, multipliers, rows, written, own, program=program, solution=solution
+        model, program.variables, x, program.rows, multipliers, rows, written, own, program, solution, rows_q, written_q
     )
     return evidence, prices
+
+
+def _reactive_prices(evidence: Evidence, network: Network) -> FloatArray | None:
+    """The price of reactive power at every bus and period (bus by bus) [$/kvarh], None without reactive power."""
+    if evidence.balance_q is None or evidence.balance_q_sign is None:
+        return None
+    dual = np.append(evidence.multipliers, np.nan)[evidence.balance_q]
+    return np.asarray(-dual * evidence.balance_q_sign / np.tile(network.hours, network.n_buses))
 
 
 def _order_prices(
@@ -194,21 +243,64 @@ def _bus_frame(declaration: Declaration, column: str, values: FloatArray) -> pd.
 
 
 def _flow_frame(model: Any, declaration: Declaration) -> pd.DataFrame:
-    """branch, period, p_kw, loading_percent; no rows where the flow has no branch flows (copperplate)."""
+    """branch, period, p_kw, loading_percent (with q_kvar, to_kw, to_kvar, loss_kw where the flow has them).
+
+    Loading: of the apparent power at the end that carries more. No rows without branch flows (copperplate).
+    """
     network = declaration.network
     component = model.grid.component("p_kw")
     if component is None:
         return pd.DataFrame({"branch": np.array([], dtype=object), "period": np.array([], dtype=int),
                              "p_kw": np.array([]), "loading_percent": np.array([])})  # fmt: skip
     periods = len(network.hours)
-    p = np.fromiter((v.value for v in component.values()), dtype=float, count=len(component))
-    rating = np.repeat(network.lines["rating_kva"].to_numpy(), periods)
+    found = {name: _values(model.grid.component(name)) for name in ("p_kw", "q_kvar", "to_kw", "to_kvar", "loss_kw")}
+    columns = {name: values for name, values in found.items() if values is not None}
     return pd.DataFrame({
         "branch": np.repeat(network.lines["branch"].to_numpy(), periods),
         "period": np.tile(np.arange(periods), network.n_branches),
-        "p_kw": p,
-        "loading_percent": 100 * np.abs(p) / rating,
+        **columns,
+        "loading_percent": 100 * carried_kva(columns) / np.repeat(network.lines["rating_kva"].to_numpy(), periods),
     })  # fmt: skip
+
+
+def _values(component: Any) -> FloatArray | None:
+    """The values of a component of the flow, None where it has none of that name."""
+    if component is None:
+        return None
+    return np.fromiter((pyo.value(item) for item in component.values()), dtype=float, count=len(component))
+
+
+def _voltage_frame(model: Any, declaration: Declaration) -> pd.DataFrame | None:
+    """bus, period, v_pu, None where the flow has no voltages."""
+    v2 = _values(model.grid.component("v2"))
+    return None if v2 is None else _bus_frame(declaration, "v_pu", np.sqrt(v2))
+
+
+def _relaxation_frame(model: Any, declaration: Declaration) -> pd.DataFrame | None:
+    """branch, period, gap, phantom_kw of cones that stand for equations, None where there are none."""
+    network = declaration.network
+    if not getattr(model.grid, "relaxed", False):
+        return None
+    found = relaxation_gap(model.grid, network)
+    return pd.DataFrame({
+        "branch": np.repeat(network.lines["branch"].to_numpy(), len(network.hours)),
+        "period": np.tile(np.arange(len(network.hours)), network.n_branches),
+        "gap": found.gap.ravel(),
+        "phantom_kw": found.phantom_kw.ravel(),
+    })  # fmt: skip
+
+
+def _slack_cones(relaxation: pd.DataFrame | None) -> list[str]:
+    """A warning that names the branches whose cones are slack."""
+    if relaxation is None or not (slack := relaxation["gap"].to_numpy() > SLACK).any():
+        return []
+    branches = relaxation["branch"][slack].drop_duplicates().tolist()
+    named = ", ".join(map(str, branches[:6])) + (f" and {len(branches) - 6} more" if len(branches) > 6 else "")
+    return [
+        f"the relaxation is not tight on {named}: these branches lose up to {relaxation['phantom_kw'].max():.4g} kW in "
+        "the model that no wire would, so no power flow matches this dispatch (see .relaxation); flow distflow with "
+        "exact=True has none of it"
+    ]
 
 
 def _constraint_frame(own: list[Any], program: Program, solution: Solution) -> pd.DataFrame:

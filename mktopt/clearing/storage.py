@@ -3,7 +3,8 @@
 folder/
   manifest.json      versions, mechanism, flow, options, solver, welfare, status, certificate, notes, sha256 of files,
                      whether prices are unique
-  prices.*, dispatch.*, flows.*, voltages.*, constraints.*, order_prices.*        (csv or parquet)
+  prices.*, dispatch.*, flows.*, voltages.*, constraints.*, order_prices.*, reactive_prices.*, relaxation.*,
+  contingencies.*                                                                (csv or parquet)
   orders.csv, network.toml, buses.csv, branches.csv, loads.csv, shunts.csv        the inputs
 """
 
@@ -31,8 +32,13 @@ from mktopt.networks.orders import Orders
 from mktopt.solvers.solution import Has, Status, Stopped
 
 FORMAT = 1
-TABLES = ("prices", "dispatch", "flows", "voltages", "constraints", "order_prices")
-_NAMES = ("bus", "order", "participant", "side", "branch", "name", "index")
+TABLES = (
+    "prices", "dispatch", "flows", "voltages", "constraints", "order_prices", "reactive_prices", "relaxation",
+    "contingencies",
+)  # fmt: skip
+_NAMES = (
+    "bus", "order", "participant", "side", "branch", "name", "index", "contingency", "kind", "status", "worst_branch",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

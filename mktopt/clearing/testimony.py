@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mktopt.clearing.reactive import has_range
 from mktopt.clearing.result import Clearing, Evidence, FloatArray
 
 
@@ -33,8 +34,12 @@ def values_of(clearing: Clearing, evidence: Evidence) -> FloatArray:
         width = clearing.orders.width_kw[whole]
         share = np.divide(quantity[whole], width, out=np.zeros(len(width)), where=width > 0)
         put(model.whole, share)
-    if (p_kw := model.grid.component("p_kw")) is not None:
-        put(p_kw, clearing.flows["p_kw"].to_numpy(dtype=float))
+    for name in ("p_kw", "q_kvar", "to_kw", "to_kvar"):
+        if (component := model.grid.component(name)) is not None:
+            put(component, clearing.flows[name].to_numpy(dtype=float))
+    ranged = model.grid.component("reactive_kvar")
+    if ranged is not None and len(ranged):
+        put(ranged, clearing.dispatch["q_kvar"].to_numpy(dtype=float)[has_range(clearing.orders)])
     if (v2 := model.grid.component("v2")) is not None and clearing.voltages is not None:
         put(v2, clearing.voltages["v_pu"].to_numpy(dtype=float) ** 2)
     return x
@@ -47,6 +52,10 @@ def multipliers_of(clearing: Clearing, evidence: Evidence) -> FloatArray:
     has = evidence.balance >= 0
     price = clearing.prices["price"].to_numpy(dtype=float) * hours
     y[evidence.balance[has]] = -(price / evidence.balance_sign)[has]
+    if evidence.balance_q is not None and clearing.reactive_prices is not None:
+        has = evidence.balance_q >= 0
+        reactive = clearing.reactive_prices["price"].to_numpy(dtype=float) * hours
+        y[evidence.balance_q[has]] = -(reactive / evidence.balance_q_sign)[has]
     row_of = {id(row): k for k, row in enumerate(evidence.rows)}
     y[[row_of[id(row)] for row in evidence.own]] = clearing.constraints["dual"].to_numpy(dtype=float)
     return y

@@ -60,6 +60,9 @@ _CAREFUL: dict[str, Any] = _REFINED | {
 }
 # Residuals that are asked for, and how many times the largest value a limit may be away and still matter.
 _TARGET = 1e-7
+# Straight programs of up to this many variables are polished always, for a tenth of the time: along a chain of 2,000
+# buses with angles a dual residual of 1e-9 is an error of 5e-5 in prices.
+_STRAIGHT = 50_000
 _FAR = 1e5
 _TINY = 1e-12
 
@@ -152,7 +155,8 @@ def _attempt(form: Form, settings: Any, scales: Scales, spent: dict[str, float])
         return solution
     claim = Status(Stopped.OPTIMAL, Has.OPTIMAL)
     solution = judged(program, solution.replace(status=claim, x=x, row_dual=row_dual, reduced_cost=reduced_cost))
-    if solution.residuals is not None and (program.n <= SMALL or not solution.residuals.ok(_TARGET)):
+    always = SMALL if program.curved else _STRAIGHT
+    if solution.residuals is not None and (program.n <= always or not solution.residuals.ok(_TARGET)):
         solution = _polished(form, data, solution, raw)
         if solution.status.has is Has.OPTIMAL:
             solution = solution.replace(message=f"Clarabel: {name}")

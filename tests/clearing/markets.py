@@ -10,10 +10,24 @@ import pandas as pd
 import pyomo.environ as pyo
 
 import mktopt as mo
+from mktopt.clearing.consistency import carried_kva
 
 FLOWS = list(mo.FLOWS)
 MESHED_FLOWS = [name for name, flow in mo.FLOWS.items() if not flow.radial_only]
-SOLVERS = [name for name, solver in mo.SOLVERS.items() if {"LP", "QP"} <= set(solver.takes) and solver.available()]
+CONES, NONCONVEX = ["lindistflow", "distflow"], ["ac"]
+# Flows whose markets are linear but for the curves of orders.
+LINEAR = [name for name in FLOWS if name not in CONES + NONCONVEX]
+
+
+def _taking(kinds: set[str]) -> list[str]:
+    return [name for name, solver in mo.SOLVERS.items() if kinds <= set(solver.takes) and solver.available()]
+
+
+SOLVERS = _taking({"LP", "QP"})
+# Every flow with every solver that takes its markets.
+PAIRS = [(flow, solver) for flow in LINEAR for solver in SOLVERS]
+PAIRS += [(flow, solver) for flow in CONES for solver in _taking({"SOCP"})]
+PAIRS += [(flow, solver) for flow in NONCONVEX for solver in _taking({"NLP"})]
 Cap = Callable[[Any, mo.Network], Any]
 
 
@@ -79,7 +93,8 @@ def congested(
     flows = mo.clear("surplus", network, orders, flow=flow).flows
     if not len(flows):
         return network
-    peak = flows["p_kw"].abs().groupby(flows["branch"], sort=False).max().sort_values(ascending=False)
+    carried = pd.Series(carried_kva(flows), index=flows.index)
+    peak = carried.groupby(flows["branch"], sort=False).max().sort_values(ascending=False)
     peak = peak.clip(lower=0.05 * peak.max()).head(most or len(peak))
     return network.with_ratings({str(branch): float(share * kw) for branch, kw in peak.items()})
 

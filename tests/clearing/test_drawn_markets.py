@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mktopt as mo
-from tests.clearing.markets import FLOWS, MESHED_FLOWS, SOLVERS, grid, steps
+from tests.clearing.markets import LINEAR, MESHED_FLOWS, PAIRS, SOLVERS, grid, steps
 
 PRICES = st.one_of(st.sampled_from([0.0, 0.1, 0.2, -0.1]), st.floats(-0.5, 1.0).map(lambda v: round(v, 4)))
 WIDTHS = st.one_of(st.sampled_from([0.0, 1.0, 10.0]), st.floats(0.01, 100.0).map(lambda v: round(v, 3)))
@@ -119,7 +119,7 @@ def agree(first, second, tolerance=1e-6):
 
 
 @given(st.data())
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", LINEAR)
 def test_both_solvers_give_the_same_proven_answer(flow, data):
     network, orders = data.draw(markets(meshed=flow in MESHED_FLOWS))
     # IPOPT is held against calmer models (tests/solvers/test_adapters.py): ratings of 1e5 beside trades of 1e-2 are
@@ -188,8 +188,7 @@ def test_units_do_not_matter(power, money, market):
 # -- named corners ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize(("flow", "solver"), PAIRS)
 def test_no_trade_is_possible(flow, solver):
     """Bids below every offer: nothing moves, and the price lies between the best of both."""
     network = grid([("1-2", "1", "2", 0.1, 10.0)], "12")
@@ -220,8 +219,7 @@ def test_all_widths_are_zero(solver):
     assert clearing.certificate.ok(), clearing.certificate
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize(("flow", "solver"), PAIRS)
 def test_one_bus_without_wires(flow, solver):
     """30 kW at 0.1 against 50 kW at 0.4, the last 20 kW from the dearer unit at 0.3."""
     network = mo.Network(
@@ -306,7 +304,7 @@ def test_a_mixture_of_extremes():
         ("plant", "1", "offer", 1e6, 1e-2), ("lamp", "3", "bid", 1e-3, 1e3), ("town", "2", "bid", 5e4, 0.2),
         ("cell", "3", "offer", 1e-4, 1e-4),
     )  # fmt: skip
-    for flow in FLOWS:
+    for flow in LINEAR:
         clearing = mo.clear("surplus", network, orders, flow=flow)
         assert clearing.certificate.ok(), (flow, clearing.certificate)
         assert clearing.quantity("lamp") == pytest.approx(1e-3, rel=1e-6)

@@ -8,7 +8,7 @@ import pyomo.environ as pyo
 import pytest
 
 import mktopt as mo
-from tests.clearing.markets import FLOWS, SOLVERS, affine, congested, grid, radial, steps
+from tests.clearing.markets import PAIRS, affine, congested, grid, radial, steps
 
 
 @pytest.fixture
@@ -102,8 +102,7 @@ def test_a_name_that_is_taken_gets_another(two_bus):
     assert len(set(clearing.constraints["name"])) == 2
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize(("flow", "solver"), PAIRS)
 @pytest.mark.parametrize("sense", ["<=", ">=", "=="])
 def test_duals_are_the_welfare_gained_per_unit_of_right_hand_side(flow, solver, sense):
     network = radial(13, hours=[0.5, 2.0])
