@@ -60,6 +60,10 @@ class Table(enum.StrEnum):
     voltages = "voltages"
     constraints = "constraints"
     order_prices = "order_prices"
+    price_parts = "price_parts"
+    reactive_prices = "reactive_prices"
+    relaxation = "relaxation"
+    contingencies = "contingencies"
 
 
 def _version(wanted: bool) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 
 from mktopt.clearing.pricing import PRICING
 from mktopt.clearing.result import Clearing
-from mktopt.clearing.settlement import Settlement, settle
+from mktopt.clearing.settlement import VARIANTS, Settlement, settle
 from mktopt.clearing.solve import solve
 from mktopt.errors import DataError, Fault, FormulationError, unknown_name
+from mktopt.formulations.dlmp import dlmp
 from mktopt.formulations.flows import FLOWS, Flow
 from mktopt.formulations.flows import flow as flow_named
 from mktopt.formulations.flows.common import FlowBuilder
@@ -79,6 +80,13 @@ MECHANISMS: dict[str, Mechanism] = {
             "pool that maximises net surplus (OpenGridGym use case 1)",
             flow="transport",
             choices={"pricing": tuple(PRICING)},
+        ),
+        Mechanism(
+            "dlmp",
+            dlmp,
+            "optimal power flow with contingencies: locational prices, demand response (OpenGridGym use case 3)",
+            flow="ptdf",
+            choices={"pricing": tuple(PRICING), "demand_response": VARIANTS},
         ),
     )
 }

@@ -17,7 +17,10 @@ from mktopt.terminal import Format, say, say_plainly, show, stdout, write_csv, w
 if TYPE_CHECKING:
     from mktopt.clearing.result import Clearing
 
-TABLES = ("prices", "dispatch", "flows", "voltages", "constraints", "order_prices")
+TABLES = (
+    "prices", "dispatch", "flows", "voltages", "constraints", "order_prices", "price_parts", "reactive_prices",
+    "relaxation", "contingencies",
+)  # fmt: skip
 TITLES = {
     "prices": "Prices",
     "dispatch": "Dispatch (payment: what the order pays; negative: what it receives)",
@@ -25,10 +28,16 @@ TITLES = {
     "voltages": "Voltages",
     "constraints": "Constraints of your own (dual: welfare gained per unit of the right-hand side)",
     "order_prices": "What each order faces",
+    "price_parts": "Prices in parts [$/kWh]",
+    "reactive_prices": "Prices of reactive power [$/kvarh]",
+    "relaxation": "Slack of the relaxation",
+    "contingencies": "Contingencies (loading of the emergency rating of the branch that is worst off)",
 }
 LIMIT = 16  # rows
+PARTS_LIMIT = 40  # rows of prices in parts; beyond that the dearest and the cheapest are shown
 WIDE = 6  # periods that stand beside each other
 IDLE = 1e-6  # kW
+TINY = 5e-7  # $/kWh: what no column of prices shows
 # What a user writes and `Clearing.save` writes too.
 INPUTS = ("network.toml", "buses.csv", "branches.csv", "loads.csv", "shunts.csv", "orders.csv", "prosumers.csv")
 PLOTS = ("prices", "network", "curves")
@@ -49,6 +58,8 @@ def print_clearing(clearing: Clearing, form: Format, table: str | None, saved: P
 def tidy(clearing: Clearing, table: str) -> pd.DataFrame:
     """One table of the result; raises MktoptError where the flow has none of it."""
     frame: pd.DataFrame | None = getattr(clearing, table)
+    if frame is None and table == "contingencies":
+        raise MktoptError("no contingencies were asked for; add --mechanism dlmp --contingencies n-1")
     if frame is None:
         raise MktoptError(f"flow '{clearing.flow}' has no {table}; choose another --table or --flow")
     return frame
@@ -61,8 +72,11 @@ def _print_report(clearing: Clearing, saved: Path | None, origin: str) -> None:
         style = "" if not line.startswith("  proof") else "green" if good else "bold red"
         console.print(Text(line, style=style or ("bold" if not line.startswith(" ") else "")), soft_wrap=True)
     console.print(Text(f"  orders    {origin}"), soft_wrap=True)
-    prices = _prices(clearing)
-    _show(prices, "Prices [$/kWh]", _rest("prices", saved) if len(prices) > LIMIT else "")
+    parts = telling_parts(clearing)
+    if parts.empty or len(clearing.network.hours) > 1:  # the table of parts holds the price too
+        prices = _prices(clearing)
+        _show(prices, "Prices [$/kWh]", _rest("prices", saved) if len(prices) > LIMIT else "")
+    _show_parts(clearing, parts)
     traded, idle = _dispatch(clearing)
     if len(traded):
         notes = [f"orders that trade nothing are left out ({idle})"] if idle else []
@@ -72,6 +86,10 @@ def _print_report(clearing: Clearing, saved: Path | None, origin: str) -> None:
         console.print("\nNothing is traded: no bid is worth more than the cheapest offer that can reach it.")
     _show(_for_people(clearing, congested(clearing)), "Branches at their rating", _rest("flows", saved))
     _show(clearing.constraints, TITLES["constraints"], "")
+    if clearing.contingencies is not None:
+        worst_first = clearing.contingencies.sort_values("loading_percent", ascending=False, kind="stable")
+        note = _rest("contingencies", saved) if len(worst_first) > LIMIT else ""
+        _show(_for_people(clearing, worst_first), TITLES["contingencies"], note)
 
 
 def _rest(table: str, saved: Path | None) -> str:
@@ -82,6 +100,26 @@ def _show(frame: pd.DataFrame, title: str, note: str) -> None:
     if len(frame):
         stdout().print()
         show(frame, title, LIMIT, note)
+
+
+def telling_parts(clearing: Clearing) -> pd.DataFrame:
+    """Prices and those of their parts that are not zero everywhere; empty where a price is energy and nothing else."""
+    parts = clearing.price_parts
+    said = [name for name in parts.columns[3:] if (parts[name].abs() > TINY).any()]
+    return parts[["bus", "period", "price", *said]] if set(said) - {"energy"} else parts[:0]
+
+
+def _show_parts(clearing: Clearing, parts: pd.DataFrame) -> None:
+    """The parts of all prices where they are few, else of the dearest and the cheapest."""
+    table, title, notes = _for_people(clearing, parts), TITLES["price_parts"], []
+    if many := len(table) > PARTS_LIMIT:
+        table, title = table.sort_values("price", ascending=False, kind="stable"), f"{title}, dearest and cheapest"
+        notes.append("all of them: --table price_parts")
+    if note := str(clearing.price_parts.attrs.get("note") or ""):
+        notes.append(note)
+    if len(table):
+        stdout().print()
+        show(table, title, LIMIT if many else 0, "; ".join(notes))
 
 
 def _prices(clearing: Clearing) -> pd.DataFrame:
@@ -111,8 +149,8 @@ def congested(clearing: Clearing) -> pd.DataFrame:
 
 def _for_people(clearing: Clearing, frame: pd.DataFrame) -> pd.DataFrame:
     """`frame` without what says nothing: the only period, participants that are called like their orders."""
-    if "period" in frame and len(clearing.network.hours) == 1:
-        frame = frame.drop(columns="period")
+    if len(clearing.network.hours) == 1:
+        frame = frame.drop(columns=["period", "worst_period"], errors="ignore")
     if "participant" in frame and (frame["participant"] == frame["order"]).all():
         frame = frame.drop(columns="participant")
     return frame

@@ -41,8 +41,15 @@ def price_by_perturbation(
     cost). Where the two differ the price is not unique, or epsilon is too large.
     """
     arguments: dict[str, Any] = {"flow": flow, "solver": solver, "extra": extra, **options}
-    base = clear(mechanism, network, orders, **arguments).welfare
-    return _slopes(base, mechanism, network, orders, bus, period, epsilon_kw, arguments)
+    base = clear(mechanism, network, orders, **arguments)
+    return _slopes(base.welfare, mechanism, network, orders, bus, period, epsilon_kw, _named(arguments, base))
+
+
+def _named(arguments: dict[str, Any], base: Clearing) -> dict[str, Any]:
+    """`arguments` with the contingencies of `base` by name: under 'n-1' the probe would be one more."""
+    if base.contingencies is None:
+        return arguments
+    return {**arguments, "contingencies": base.contingencies["contingency"].tolist()}
 
 
 def _slopes(
@@ -91,6 +98,7 @@ def check_prices(
     """
     arguments: dict[str, Any] = {"flow": flow, "solver": solver, "extra": extra, **options}
     clearing = clear(mechanism, network, orders, **arguments)
+    arguments = _named(arguments, clearing)
     traded = float(clearing.dispatch["quantity_kw"].sum())
     epsilon = 1e-4 * max(traded, 1.0) if epsilon_kw is None else epsilon_kw
     level = max(float(clearing.prices["price"].abs().max()), 1e-3)

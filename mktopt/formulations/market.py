@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyomo.environ as pyo
 from pyomo.common.modeling import unique_component_name
@@ -17,6 +17,9 @@ from mktopt.formulations.flows.common import Flow
 from mktopt.networks.network import Network
 from mktopt.networks.orders import Orders
 
+if TYPE_CHECKING:
+    from mktopt.formulations.security import Security
+
 Extra = Callable[[Any, Network], Any]
 _ATTRIBUTE = "_mktopt_declaration"
 
@@ -27,7 +30,9 @@ class Declaration:
 
     mechanism: its name; flow: the flow's record; options: of the mechanism; built: names of the constraints that the
     mechanism declared. All others are the user's own, whether `extra` or a later hand added them. recipe: of a
-    parametric model, a function of network and orders that builds it anew, `extra` included.
+    parametric model, a function of network and orders that builds it anew, `extra` included. security: the
+    contingencies that the dispatch must survive; where their rows are too many to declare at once, its `separate`
+    declares those that the solved model violates, and the market is cleared when there are none left.
     """
 
     mechanism: str
@@ -37,6 +42,7 @@ class Declaration:
     options: Mapping[str, Any] = field(default_factory=dict)
     built: frozenset[str] = frozenset()
     recipe: Callable[[Network, Orders], Any] | None = field(default=None, repr=False)
+    security: Security | None = field(default=None, repr=False)
 
 
 def declare(model: Any, declaration: Declaration) -> None:

@@ -30,13 +30,19 @@ def surplus(network: Network, orders: Orders, flow: Flow, pricing: str = "nodal"
     Raises DataError and FormulationError for orders or networks that the flow cannot take.
     """
     with PauseGC():
-        model = pyo.ConcreteModel("surplus")
-        allow_changes(model, parametric)
-        injection = declare_orders(model, network, orders)
-        model.grid = pyo.Block()
-        flow.fill(model.grid, network, injection)
-        model.welfare = pyo.Objective(expr=total_surplus(model, network), sense=pyo.maximize)
+        model = pool("surplus", network, orders, flow, parametric)
     declare(model, Declaration("surplus", network, orders, flow, {"pricing": pricing}))
+    return model
+
+
+def pool(name: str, network: Network, orders: Orders, flow: Flow, parametric: bool) -> Any:
+    """Orders, grid and the welfare that they maximise, as a ConcreteModel called `name`; not yet tied to its data."""
+    model = pyo.ConcreteModel(name)
+    allow_changes(model, parametric)
+    injection = declare_orders(model, network, orders)
+    model.grid = pyo.Block()
+    flow.fill(model.grid, network, injection)
+    model.welfare = pyo.Objective(expr=total_surplus(model, network), sense=pyo.maximize)
     return model
 
 
