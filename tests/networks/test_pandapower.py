@@ -191,6 +191,22 @@ def test_there_and_back(seed: int, chords: int, make_network: MakeNetwork) -> No
     assert (again.source_bus, again.source_v_pu, again.name) == (network.source_bus, 1.03, network.name)
 
 
+@pytest.mark.parametrize("name", ["ieee13", "ieee34", "ieee123", "case33bw", "case57", "case118", "ieee37_aggregators"])
+def test_named_cases_there_and_back(name: str) -> None:
+    """Regulators, charging, shunts and switches included; what has no reactance comes back with the least there is."""
+    network = load_network(name)
+    again = from_pandapower(network.to_pandapower())
+    left, right = (n.branches.set_index("branch").sort_index() for n in (network, again))
+    columns = ["from_bus", "to_bus", "r_ohm", "b_us", "ratio", "shift_deg", "rating_kva", "in_service"]
+    pd.testing.assert_frame_equal(left[columns], right[columns], rtol=1e-9)
+    kv = network.buses.set_index("bus")["base_kv"].loc[left["from_bus"]].to_numpy()
+    least = np.where(left["x_ohm"] == 0, 1e-7 * (kv / left["ratio"]) ** 2, 0.0)
+    ideal = ((left["r_ohm"] == 0) & (left["kind"] != "transformer")).to_numpy()
+    assert right["x_ohm"].to_numpy() == pytest.approx(left["x_ohm"].to_numpy() + np.where(ideal, 0.0, least), rel=1e-9)
+    for table in ("buses", "loads", "shunts"):
+        pd.testing.assert_frame_equal(getattr(network, table), getattr(again, table), rtol=1e-9)
+
+
 def test_dispatchable_units_are_offers_and_no_load() -> None:
     net = pp.networks.case30()
     pp.create_sgen(net, 3, p_mw=5, q_mvar=1, controllable=True, min_p_mw=1, max_p_mw=8, name="wind")

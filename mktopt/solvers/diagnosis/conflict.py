@@ -10,8 +10,8 @@ superfluous ones dropped again (Chinneck, "Feasibility and Infeasibility in Opti
 
 For convex curved limits the multipliers of the least relaxation are the certificate: the limits that have one conflict
 (Boyd and Vandenberghe, "Convex Optimization", section 5.8). They need not be irreducible, so that the superfluous ones
-are dropped one by one where there are few. Where limits are not convex only those that are linear are looked at first,
-and then the limits that hold up the least relaxation that was found, which is a local finding.
+are dropped one by one, the weakest first, where there are few. Where limits are not convex only those that are linear
+are looked at first, and then the limits that hold up the least relaxation that was found, which is a local finding.
 """
 
 from __future__ import annotations
@@ -21,7 +21,15 @@ import time
 import numpy as np
 
 from mktopt.solvers import highs
-from mktopt.solvers.diagnosis.elastic import curved_rows, elastic, kept_rows, rigid, solve_curved, without_objective
+from mktopt.solvers.diagnosis.elastic import (
+    curved_rows,
+    elastic,
+    floors,
+    kept_rows,
+    rigid,
+    solve_curved,
+    without_objective,
+)
 from mktopt.solvers.diagnosis.limits import Member, Sides, sides_of
 from mktopt.solvers.program import Array, Program
 from mktopt.solvers.solution import Solution, Stopped
@@ -29,12 +37,17 @@ from mktopt.solvers.solution import Solution, Stopped
 _ROUNDS = 60
 _LARGEST_FILTERED = 80
 _SECONDS = 5.0
-# Multipliers of an interior-point method below this share of the largest are its noise.
-_SUPPORT = 1e-5
+# Multipliers below these shares of the largest: what has one says little, what has none nothing.
+_SUPPORT, _IDLE = 1e-5, 1e-10
 
 
-def conflict_members(program: Program) -> tuple[tuple[Member, ...], bool, bool]:
-    """(limits in conflict, whether each is needed, whether integrality is part of it); () when none was found."""
+def conflict_members(
+    program: Program, held: tuple[Array, Solution] | None = None
+) -> tuple[tuple[Member, ...], bool, bool]:
+    """(limits in conflict, whether each is needed, whether integrality is part of it); () when none was found.
+
+    held: a least relaxation that is known already, as which of the limits (in `sides_of`) could move, and the answer.
+    """
     sides = sides_of(program)
     chosen = _crossed(program, sides)
     if chosen is None:
@@ -42,7 +55,7 @@ def conflict_members(program: Program) -> tuple[tuple[Member, ...], bool, bool]:
     if chosen is not None:
         return tuple(sides.member(program, int(k)) for k in chosen), True, False
     if not program.integer.any():
-        chosen, irreducible = _curved(program, sides) if program.curved else (np.zeros(0, dtype=np.int64), False)
+        chosen, irreducible = _by_relaxation(program, sides, held)
         return tuple(sides.member(program, int(k)) for k in chosen), irreducible, False
     if program.curved:
         return (), False, True
@@ -100,22 +113,48 @@ def _farkas(program: Program, sides: Sides) -> Array | None:
     return among[answer.x > 1e-9 * answer.x.max(initial=0.0)]
 
 
-def _curved(program: Program, sides: Sides) -> tuple[Array, bool]:
-    """Positions of limits in conflict where rows are curved, and whether each is needed."""
-    hard = rigid(program, sides) if not program.not_convex else np.zeros(len(sides.limit), dtype=bool)
-    answer = solve_curved(elastic(program, sides, ~hard, np.ones(int((~hard).sum()))))
-    if not answer.has_duals:
+def _by_relaxation(program: Program, sides: Sides, held: tuple[Array, Solution] | None) -> tuple[Array, bool]:
+    """Positions of limits in conflict, the strongest first, and whether each is needed: where rows are curved, or a
+    linear program is too badly scaled for a Farkas certificate."""
+    if held is None or not held[1].has_duals:
+        held = _least(program, sides)
+    if held is None:
         return np.zeros(0, dtype=np.int64), False
-    members = _support(program, sides, hard, answer)
-    if program.not_convex or len(members) > _LARGEST_FILTERED:
-        return members, False
-    kept = np.zeros(len(hard), dtype=bool)
-    kept[members] = True
-    return _dropped(program, sides, kept, members)
+    weight = _support(program, sides, ~held[0], held[1])
+    if program.not_convex:
+        return _strongest(weight, weight > _SUPPORT), False
+    kept, irreducible = _dropped(program, sides, weight)
+    return _strongest(weight, kept), irreducible
+
+
+def _strongest(weight: Array, chosen: Array) -> Array:
+    found = np.flatnonzero(chosen)
+    return np.asarray(found[np.argsort(-weight[found], kind="stable")])
+
+
+def _least(program: Program, sides: Sides) -> tuple[Array, Solution] | None:
+    """A least relaxation of all limits: which of them could move, and the answer.
+
+    Where rows are not convex, those of equations only move if the others cannot give enough: they are how things are,
+    rather than a limit that is too tight.
+    """
+    none = np.zeros(len(sides.limit), dtype=bool)
+    for hard in (_equations(program, sides), none) if program.not_convex else (rigid(program, sides),):
+        answer = solve_curved(elastic(program, sides, ~hard, np.ones(int((~hard).sum()))))
+        if answer.has_duals and len(answer.x):
+            return ~hard, answer
+    return None
+
+
+def _equations(program: Program, sides: Sides) -> Array:
+    """Which limits are those of rows whose two limits are one, bool (K,)."""
+    equal = np.append(program.row_lower == program.row_upper, False)
+    return np.asarray(sides.is_row & equal[sides.row])
 
 
 def _support(program: Program, sides: Sides, hard: Array, answer: Solution) -> Array:
-    """The limits with a multiplier in the least relaxation: movable ones, then those that stayed."""
+    """The multiplier of each limit in the least relaxation (K,), as a share of the greatest: of those that could move,
+    and of those that stayed."""
     weight = np.zeros(len(hard))
     count = int((~hard).sum())
     stayed = program.replace(row_lower=np.full(program.m, -np.inf), row_upper=np.full(program.m, np.inf))
@@ -128,25 +167,31 @@ def _support(program: Program, sides: Sides, hard: Array, answer: Solution) -> A
     for k in np.flatnonzero(hard):
         dual = row_dual[sides.row[k]] if sides.is_row[k] else reduced[sides.column[k]]
         weight[k] = max(dual if sides.is_lower[k] else -dual, 0.0)
-    return np.flatnonzero(weight > _SUPPORT * weight.max(initial=0.0))
+    for group in (hard, ~hard):
+        weight[group] /= max(float(weight[group].max(initial=0.0)), 1e-300)
+    return weight
 
 
-def _dropped(program: Program, sides: Sides, kept: Array, members: Array) -> tuple[Array, bool]:
-    """What remains of `members` when those are dropped without which the others still conflict."""
+def _dropped(program: Program, sides: Sides, weight: Array) -> tuple[Array, bool]:
+    """What is kept, bool (K,), when limits are dropped without which the others still conflict; whether no more can go.
+
+    First all without a multiplier at once, then the others one by one, the weakest first, where they are few.
+    """
     from mktopt.solvers.diagnosis.infeasible import is_feasible
 
-    end = time.perf_counter() + _SECONDS
-    if is_feasible(_only(program, sides, kept)) is not False:
-        return members, False
-    sure = True
-    for k in members:
+    order, end = np.argsort(weight, kind="stable"), time.perf_counter() + _SECONDS
+    few = order[weight[order] > _IDLE]
+    kept, sure = weight > _IDLE, True
+    if len(few) > _LARGEST_FILTERED or is_feasible(_only(program, sides, kept)) is not False:
+        return weight > _SUPPORT, False
+    for k in few:
         if time.perf_counter() > end:
-            return np.flatnonzero(kept), False
+            return kept, False
         kept[k] = False
         feasible = is_feasible(_only(program, sides, kept))
         sure &= feasible is not None
         kept[k] = feasible is not False
-    return np.flatnonzero(kept), sure
+    return kept, sure
 
 
 def _with_integers(program: Program, sides: Sides) -> tuple[Array, bool]:
@@ -183,11 +228,11 @@ def _filtered(program: Program, sides: Sides, hard: Array, own: Array) -> tuple[
 
 
 def _only(program: Program, sides: Sides, kept: Array) -> Program:
-    """The program with only some of its limits, and nothing to optimise."""
+    """The program with only some of its limits (and its floors), and nothing to optimise."""
     arrays = {
         "row_lower": np.full(program.m, -np.inf),
         "row_upper": np.full(program.m, np.inf),
-        "lower": np.full(program.n, -np.inf),
+        "lower": floors(program),
         "upper": np.full(program.n, np.inf),
     }
     for side, is_lower in (("lower", True), ("upper", False)):

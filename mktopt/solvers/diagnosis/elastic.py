@@ -12,7 +12,7 @@ from mktopt.solvers.diagnosis.limits import Sides, sides_of
 from mktopt.solvers.program import Array, Program
 from mktopt.solvers.solution import Solution
 
-__all__ = ["curved_rows", "elastic", "kept_rows", "rigid", "sides_of", "solve_curved", "without_objective"]
+__all__ = ["curved_rows", "elastic", "floors", "kept_rows", "rigid", "sides_of", "solve_curved", "without_objective"]
 
 
 _SLACK = SimpleNamespace(name="slack", value=None)
@@ -24,7 +24,7 @@ def elastic(program: Program, sides: Sides, movable: Array, cost: Array, most: A
     sides: the K finite limits of the program; movable: bool (K,); cost, most: (S,) for the S movable ones; the other
     limits stay. Columns are x (n,) then s (S,); rows: those that keep a limit, in their sequence, then the S movable
     ones, then the domain of the objective's logarithms. Integrality stays; curved rows stay curved, whether they move
-    or not, so that a convex row stays convex.
+    or not, so that a convex row stays convex: for that, a lower bound that gives way stops at its floor (`floors`).
     """
     import scipy.sparse as sp
 
@@ -41,10 +41,12 @@ def elastic(program: Program, sides: Sides, movable: Array, cost: Array, most: A
     kept = program.replace(
         **{name: getattr(program, name).copy() for name in ("row_lower", "row_upper", "lower", "upper")}
     )
+    least = floors(program)
     for k in places:
         side = "lower" if sides.is_lower[k] else "upper"
         target = getattr(kept, f"row_{side}" if sides.is_row[k] else side)
-        target[sides.row[k] if sides.is_row[k] else sides.column[k]] = -np.inf if sides.is_lower[k] else np.inf
+        free = np.inf if not sides.is_lower[k] else -np.inf if sides.is_row[k] else least[sides.column[k]]
+        target[sides.row[k] if sides.is_row[k] else sides.column[k]] = free
     limit = sides.limit[places]
     still = kept_rows(kept.row_lower, kept.row_upper)
     inside, low = domain(program)
@@ -74,14 +76,25 @@ def elastic(program: Program, sides: Sides, movable: Array, cost: Array, most: A
 def rigid(program: Program, sides: Sides) -> Array:
     """Which limits cannot give way without bending a convex program out of shape, bool (K,).
 
-    Those of rows that are cones as they stand, and the bounds of the variables in them.
+    Those of rows that are cones as they stand, and the floors of the variables in them.
     """
     cones = cone_rows(program)
-    if program.quadratics is None or not len(cones):
+    if not len(cones):
         return np.zeros(len(sides.limit), dtype=bool)
-    inside = np.isin(program.quadratics.row, cones)
-    columns = np.r_[program.quadratics.first[inside], program.quadratics.second[inside]]
-    return np.where(sides.is_row, np.isin(sides.row, cones), np.isin(sides.column, columns))
+    at_floor = ~sides.is_row & sides.is_lower & (np.append(floors(program), np.nan)[sides.column] >= sides.limit)
+    return at_floor | np.isin(sides.row, cones)
+
+
+def floors(program: Program) -> Array:
+    """How far the lower bound of each variable may fall, (n,): to zero where a cone of a convex program needs it not
+    to be negative, else without limit; a bound below zero is a floor itself."""
+    least = np.full(program.n, -np.inf)
+    if program.quadratics is None or program.not_convex:
+        return least
+    inside = np.isin(program.quadratics.row, cone_rows(program)) & (program.quadratics.coef != 0.0)
+    columns = np.unique(np.r_[program.quadratics.first[inside], program.quadratics.second[inside]])
+    least[columns] = np.minimum(program.lower[columns], 0.0)
+    return least
 
 
 def kept_rows(row_lower: Array, row_upper: Array) -> Array:

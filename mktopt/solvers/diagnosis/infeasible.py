@@ -116,6 +116,7 @@ def diagnose(
     row_weights: Array | float = 1.0,
     column_weights: Array | float = 1.0,
     row_most: Array | None = None,
+    column_most: Array | None = None,
     conflict: bool = True,
 ) -> Infeasibility:
     """Explain an infeasible program: limits in conflict, and the least relaxation.
@@ -125,53 +126,63 @@ def diagnose(
 
     rows, columns: which rows (R,) and which columns' bounds (C,) may be relaxed, all of them by default
     (bounds of integer columns never); row_weights, column_weights: cost per unit, scalar or (R,), (C,).
-    row_most: the most that the lower and the upper limit of each of `rows` may give, (2, R), no limit by default.
+    row_most, column_most: the most that the lower and the upper limit of each of `rows`, `columns` may give, (2, R),
+    (2, C), no limit by default.
     The objective does not matter, so quadratic objectives cost nothing extra. Slack enters curved rows linearly, so
     that convex ones make a cone program, and others an NLP whose answer is `local`; rows such as `squares <= product`
-    of a convex program, which would lose their form by it, stay as they are. The conflict looks at all limits, whatever
-    may be relaxed. conflict=False leaves it out (one LP less).
+    of a convex program, which would lose their form by it, stay as they are, and so do the signs of their factors. The
+    conflict looks at all limits, whatever may be relaxed. conflict=False leaves it out (one LP less).
     """
-    moved, curable, local = _relaxation(program, rows, columns, row_weights, column_weights, row_most)
+    given = (rows, row_weights, row_most), (columns, column_weights, column_most)
+    moved, local, held = _relaxation(program, *given)
+    curable = held is not None
     if not conflict:
         return Infeasibility((), moved, False, curable, local=local)
-    members, irreducible, with_integers = conflict_members(program)
+    members, irreducible, with_integers = conflict_members(program, held)
     return Infeasibility(members, moved, irreducible, curable, with_integers, local)
 
 
+_Given = tuple[Array | None, Any, Array | None]
+
+
 def _relaxation(
-    program: Program,
-    rows: Array | None,
-    columns: Array | None,
-    row_weights: Any,
-    column_weights: Any,
-    row_most: Array | None,
-) -> tuple[tuple[Relaxed, ...], bool, bool]:
-    """(what moves, whether that is a cure, whether it is the least locally only)."""
-    rows = np.arange(program.m) if rows is None else np.asarray(rows, dtype=np.int64)
-    columns = np.arange(program.n) if columns is None else np.asarray(columns, dtype=np.int64)
-    row_cost, column_cost = np.full(program.m, np.nan), np.full(program.n, np.nan)
-    row_cost[rows] = row_weights
-    column_cost[columns] = column_weights
-    column_cost[program.integer] = np.nan
+    program: Program, rows: _Given, columns: _Given
+) -> tuple[tuple[Relaxed, ...], bool, tuple[Array, Solution] | None]:
+    """(what moves, whether it is the least locally only, which limits could have moved with the answer).
+
+    Each given: which, weights, most. The last is None where there is no cure.
+    """
     sides = sides_of(program)
-    cost = np.where(sides.is_row, np.append(row_cost, np.nan)[sides.row], np.append(column_cost, np.nan)[sides.column])
-    movable = np.isfinite(cost)
+    by_row, by_column = _costs(program.m, *rows), _costs(program.n, *columns)
+    by_column[0][:-1][program.integer] = np.nan
+    (row_cost, row_most), (column_cost, column_most) = by_row, by_column
+    side = np.where(sides.is_lower, 0, 1)
+    cost = np.where(sides.is_row, row_cost[sides.row], column_cost[sides.column])
+    most = np.where(sides.is_row, row_most[side, sides.row], column_most[side, sides.column])
+    movable = np.isfinite(cost) & (most > 0.0)
     if program.curved and not program.not_convex:
         movable &= ~rigid(program, sides)
-    limits = np.full((2, program.m + 1), np.inf)
-    limits[:, rows] = np.inf if row_most is None else row_most
-    most = np.where(sides.is_row, limits[np.where(sides.is_lower, 0, 1), sides.row], np.inf)
     stretched = elastic(program, sides, movable, cost[movable], most[movable])
     answer = solve_curved(stretched) if stretched.curved else highs.solve_auxiliary(stretched)
     local = bool(stretched.curved and stretched.not_convex)
     if not len(answer.x):
-        return (), False, local
+        return (), local, None
     amounts = answer.x[program.n :]
     places = np.flatnonzero(movable)
     size = np.maximum(1.0, np.abs(sides.limit[places]))
     kept = list(np.flatnonzero(amounts > _noise(amounts, size, stretched.curved)))
     kept.sort(key=lambda k: -amounts[k])
-    return tuple(Relaxed(sides.member(program, int(places[k])), float(amounts[k])) for k in kept), True, local
+    moved = tuple(Relaxed(sides.member(program, int(places[k])), float(amounts[k])) for k in kept)
+    return moved, local, (movable, answer)
+
+
+def _costs(count: int, which: Array | None, weights: Any, most: Array | None) -> tuple[Array, Array]:
+    """(cost per unit (count + 1,), NaN where nothing may give; the most that limits may give (2, count + 1))."""
+    which = np.arange(count) if which is None else np.asarray(which, dtype=np.int64)
+    cost, limits = np.full(count + 1, np.nan), np.full((2, count + 1), np.inf)
+    cost[which] = weights
+    limits[:, which] = np.inf if most is None else most
+    return cost, limits
 
 
 def _noise(amounts: Array, size: Array, curved: bool) -> Array:
