@@ -47,7 +47,7 @@ def small(clear: Any) -> Any:
 
 
 def test_every_script_of_the_folder_is_run_here() -> None:
-    assert {path.stem for path in SPEED.glob("*.py")} == {"clear", "peers", "resolve"}
+    assert {path.stem for path in SPEED.glob("*.py")} == {"clear", "peers", "peers_physics", "physics", "resolve"}
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -172,3 +172,40 @@ def _with_package() -> dict[str, str]:
     """The environment, with this repository's package in front."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+@pytest.fixture(scope="module")
+def physics(clear: Any) -> Any:
+    loaded("peers_physics")
+    return loaded("physics")
+
+
+@pytest.mark.parametrize("peer", ["raw", "cvxpy"])
+def test_a_peer_with_losses_finds_our_welfare(physics: Any, peer: str) -> None:
+    network, orders = physics.case_of("synthetic:radial:25:3")
+    clearing = mo.clear("surplus", network, orders, flow="distflow")
+    found = getattr(physics.peers_physics, peer)(physics.peers_physics.feeder_of(network, orders))
+    assert found == pytest.approx(clearing.welfare, rel=1e-6)
+
+
+def test_peers_with_losses_refuse_a_market_that_they_would_simplify(physics: Any) -> None:
+    with pytest.raises(ValueError, match="no charging, shunts, ratios"):
+        physics.peers_physics.feeder_of(*physics.case_of("ieee34"))
+
+
+def test_contests_of_physics_time_everybody_and_compare_them(physics: Any) -> None:
+    cones, secure = physics.cones("synthetic:radial:20:0", 1), physics.security("case30", 1)
+    assert set(cones.seconds) == {physics.OURS, physics.RAW, physics.RAW_OWN, physics.PLAIN}
+    assert set(secure.seconds) == {physics.LAZY, physics.AT_ONCE}
+    assert cones.error <= physics.SAME["cones"]
+    assert physics.against_runopp("case33bw", 1).error <= physics.SAME["ac"]
+    report = physics.Report(physics.machine(), [cones, secure], physics.judge([cones, secure]))
+    text = physics.markdown(report)
+    assert text.count("synthetic:radial:20:0") == 7
+    assert "N-1, rows as they bind" in text
+
+
+def test_a_contestant_of_physics_that_solves_another_problem_is_noticed(physics: Any) -> None:
+    runs = {physics.OURS: physics.partial(physics.cleared, "case33bw", flow="distflow"), "cheat": lambda: lambda: 1.0}
+    with pytest.raises(RuntimeError, match="what the contestants find differs"):
+        physics.contest("cheat", "cones", 1, runs)

@@ -14,7 +14,7 @@ from matplotlib.collections import LineCollection, PathCollection
 
 import mktopt as mo
 from mktopt.clearing.drawing import aggregate_curve
-from mktopt.clearing.layout import distances, positions, tree_positions
+from mktopt.clearing.layout import distances, positions, sequence, tree_positions
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +85,7 @@ def test_several_periods_are_a_map_from_the_source_outwards() -> None:
     assert "period 1" in cleared.plot.prices(period=1).get_title()
 
 
-@pytest.mark.parametrize("kind", ["prices", "network", "curves"])
+@pytest.mark.parametrize("kind", ["prices", "price_parts", "network", "curves"])
 def test_a_period_that_is_not_there_is_named(clearing: mo.Clearing, kind: str) -> None:
     with pytest.raises(mo.UnknownNameError, match="period"):
         getattr(clearing.plot, kind)(period=3)
@@ -197,7 +197,7 @@ def test_an_endless_offer_and_no_bids_can_be_drawn() -> None:
 
 
 def test_given_axes_are_used(clearing: mo.Clearing) -> None:
-    for kind in ("prices", "network", "curves"):
+    for kind in ("prices", "price_parts", "network", "curves"):
         figure, ax = plt.subplots()
         assert getattr(clearing.plot, kind)(ax) is ax
         assert ax in figure.axes
@@ -213,6 +213,95 @@ def test_copperplate_has_no_flows_to_draw() -> None:
 def test_without_matplotlib_the_next_step_is_named(clearing: mo.Clearing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    for kind in ("prices", "network", "curves"):
+    for kind in ("prices", "price_parts", "network", "curves"):
         with pytest.raises(mo.MktoptError, match=r"pip install 'mktopt\[plot\]'"):
             getattr(clearing.plot, kind)()
+
+
+def parts_of(ax: Axes) -> dict[str, np.ndarray]:
+    """Bottom and top of each bar, by part, shape (buses, 2)."""
+    found = {}
+    for container in ax.containers:
+        found[container.get_label()] = np.array([(bar.get_y(), bar.get_y() + bar.get_height()) for bar in container])
+    return found
+
+
+def test_parts_are_stacked_to_the_price(clearing: mo.Clearing) -> None:
+    ax = clearing.plot.price_parts()
+    bars = parts_of(ax)
+    assert set(bars) == {"energy", "congestion"}  # a flow without losses has no part for them
+    assert bars["energy"] == pytest.approx(np.array([(0.0, 0.1)] * 3))
+    assert bars["congestion"] == pytest.approx(np.array([(0.1, 0.1), (0.1, 0.1), (0.1, 0.3)]))
+    price = next(line for line in ax.lines if line.get_label() == "price")
+    assert price.get_ydata() == pytest.approx([0.1, 0.1, 0.3])
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["a", "b", "c"]
+
+
+def test_parts_below_zero_are_stacked_downwards() -> None:
+    steps = [("load", "a", "bid", 30.0, 1.0), ("grid", "a", "offer", 50.0, 0.1), ("own", "c", "offer", 40.0, 0.04)]
+    table = pd.DataFrame(steps, columns=["order", "bus", "side", "width_kw", "price"])
+    ax = mo.clear("surplus", three_buses(), mo.Orders.from_steps(table)).plot.price_parts()
+    bars = parts_of(ax)
+    # c sells all that its line takes and would sell more: its price is its own 0.04, 0.06 below that of the source
+    assert bars["congestion"][2] == pytest.approx((0.0, -0.06))
+    assert bars["energy"][2] == pytest.approx((0.0, 0.1))
+    assert next(line for line in ax.lines if line.get_label() == "price").get_ydata()[2] == pytest.approx(0.04)
+
+
+def test_parts_along_one_way_stand_at_its_distances(clearing: mo.Clearing) -> None:
+    ax = clearing.plot.price_parts(to="b")
+    price = next(line for line in ax.lines if line.get_label() == "price")
+    assert price.get_xdata() == pytest.approx([0.0, 2.0])
+    assert price.get_ydata() == pytest.approx([0.1, 0.1])
+    assert "bus b" in ax.get_xlabel()
+    with pytest.raises(mo.UnknownNameError, match="bus"):
+        clearing.plot.price_parts(to="z")
+
+
+def test_parts_of_a_period_are_its_own() -> None:
+    both = orders(2)
+    less = both.segments["width_kw"].where((both.segments["order"] != "load") | (both.segments["period"] != 0), 5.0)
+    relaxed = mo.Orders(both.orders, both.segments.assign(width_kw=less))  # 5 kW in period 0: the line is not full
+    cleared = mo.clear("surplus", three_buses((1.0, 0.5)), relaxed)
+    assert set(parts_of(cleared.plot.price_parts(period=0))) == {"energy"}
+    assert parts_of(cleared.plot.price_parts(period=1))["congestion"][2] == pytest.approx((0.1, 0.3))
+    with pytest.raises(mo.UnknownNameError, match="period"):
+        cleared.plot.price_parts(period=2)
+
+
+def test_parts_of_many_buses_are_areas_and_of_a_mesh_are_drawn_too() -> None:
+    ax = mo.clear("surplus", *mo.load_case("synthetic:radial:150:0")[:2]).plot.price_parts()
+    assert not ax.containers
+    assert {"energy", "congestion"} <= {area.get_label() for area in ax.collections}
+    ax = mo.clear("surplus", three_buses(meshed=True), orders(), flow="dc").plot.price_parts()
+    assert len(parts_of(ax)["energy"]) == 3
+
+
+def test_the_map_shows_one_part_where_asked(clearing: mo.Clearing) -> None:
+    ax = clearing.plot.network(part="congestion")
+    buses = next(c for c in ax.collections if isinstance(c, PathCollection) and c.get_array() is not None)
+    assert np.asarray(buses.get_array()) == pytest.approx([0.0, 0.0, 0.2])
+    assert "congestion" in ax.get_title()
+    with pytest.raises(mo.UnknownNameError, match="congestion"):
+        clearing.plot.network(part="congestoin")
+
+
+@pytest.mark.parametrize("case", ["ieee34", "ieee123", "case33bw"])
+def test_from_the_source_outwards_each_lateral_is_in_one_piece(case: str) -> None:
+    network = mo.load_network(case)
+    place = np.argsort(sequence(network))
+    topology = network.topology
+    behind: list[list[int]] = [[bus] for bus in range(network.n_buses)]
+    for bus in topology.order[:0:-1].tolist():
+        assert place[topology.parent[bus]] < place[bus]
+        behind[topology.parent[bus]] += behind[bus]
+    assert sorted(place.tolist()) == list(range(network.n_buses))
+    assert all(np.ptp(place[buses]) == len(buses) - 1 for buses in behind)
+
+
+def test_a_tall_feeder_has_a_narrow_map_without_covered_names() -> None:
+    ax = mo.clear("surplus", *mo.load_case("ieee37")[:2]).plot.network()
+    ax.figure.draw_without_rendering()
+    assert ax.figure.get_figwidth() < 8 < ax.figure.get_figheight()
+    boxes = [text.get_window_extent() for text in ax.texts if text.get_text()]
+    assert [(i, j) for i in range(len(boxes)) for j in range(i) if boxes[i].overlaps(boxes[j])] == []

@@ -25,7 +25,6 @@ import pyomo.environ as pyo
 
 from mktopt.clearing.result import Clearing, Evidence, FloatArray
 from mktopt.errors import MktoptError
-from mktopt.formulations.flows.distflow import SLACK
 
 Ints = npt.NDArray[np.int64]
 
@@ -203,7 +202,7 @@ class _Reading:
         if table is None or any(grid.component(name) is None for name in ("current2", "loss", "to_kw")):
             return []
         position = {int(column): k for k, column in enumerate(columns)}
-        slack = table[table["gap"] > SLACK]
+        slack = table[table["slack"]]
         pulls = []
         for branch, t in zip(slack["branch"], slack["period"].tolist(), strict=True):
             row, home = self.program.row(grid.loss[branch, t]), self.balance[t]

@@ -60,10 +60,10 @@ def new_axes(ax: Any, size: tuple[float, float] = (7.0, 4.4)) -> Any:
     return pyplot().subplots(figsize=size, layout="constrained")[1] if ax is None else ax
 
 
-def height_of(at: FloatArray) -> float:
-    """Height of a picture of 9.5 inches width that fits the coordinates [inch]."""
+def map_size(at: FloatArray) -> tuple[float, float]:
+    """(width, height) of a picture that fits the coordinates [inch]: 9.5 wide, less for what is tall."""
     width, height = np.maximum(np.ptp(at, axis=0), 1e-9)
-    return float(np.clip(1.6 + 8.0 * height / width, 3.6, 8.5))
+    return float(np.clip(2.6 + 7.0 * width / height, 6.2, 9.5)), float(np.clip(1.6 + 8.0 * height / width, 3.6, 8.5))
 
 
 def colour_span(values: FloatArray) -> dict[str, float]:

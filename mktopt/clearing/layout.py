@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mktopt.errors import unknown_name
 from mktopt.networks.network import Network
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 # A force-directed drawing of more buses than this takes too long and shows a ball of wool.
 MOST_FORCED = 400
@@ -41,12 +43,8 @@ def tree_positions(network: Network) -> FloatArray:
     subtree is drawn first, which keeps the trunk on one side.
     """
     topology, n = network.topology, network.n_buses
-    order, parent = topology.order, topology.parent
-    size = np.ones(n, dtype=np.int64)
-    children: list[list[int]] = [[] for _ in range(n)]
-    for bus in order[:0:-1].tolist():
-        size[parent[bus]] += size[bus]
-        children[parent[bus]].append(bus)
+    order = topology.order
+    children, size = _children(network)
     y = np.zeros(n)
     stack, leaf = [network.source_index], 0
     while stack:
@@ -59,6 +57,44 @@ def tree_positions(network: Network) -> FloatArray:
             inner = y[children[bus]]
             y[bus] = 0.5 * (inner.min() + inner.max())
     return np.column_stack([topology.depth.astype(float), y])
+
+
+def _children(network: Network) -> tuple[list[list[int]], IntArray]:
+    """(children of each bus in the tree, number of buses behind it and itself, shape (n_buses,))."""
+    order, parent = network.topology.order, network.topology.parent
+    size = np.ones(network.n_buses, dtype=np.int64)
+    children: list[list[int]] = [[] for _ in range(network.n_buses)]
+    for bus in order[:0:-1].tolist():
+        size[parent[bus]] += size[bus]
+        children[parent[bus]].append(bus)
+    return children, size
+
+
+def sequence(network: Network) -> IntArray:
+    """Positions of all buses from the source outwards, shape (n_buses,).
+
+    In a radial grid each lateral is in one piece, short ones before the trunk goes on; in a meshed one the buses with
+    fewer branches to the source come first.
+    """
+    if not network.topology.is_radial:
+        return network.topology.order
+    children, size = _children(network)
+    found, stack = [], [network.source_index]
+    while stack:
+        bus = stack.pop()
+        found.append(bus)
+        stack += sorted(children[bus], key=lambda child: (-int(size[child]), -child))
+    return np.array(found, dtype=np.int64)
+
+
+def way_to(network: Network, bus: str) -> IntArray:
+    """Positions of the buses from the source to `bus` along the tree; raises UnknownNameError for an unknown one."""
+    if bus not in network.bus_index:
+        raise unknown_name("bus", bus, network.bus_index)
+    found = [network.bus_index[bus]]
+    while found[-1] != network.source_index:
+        found.append(int(network.topology.parent[found[-1]]))
+    return np.array(found[::-1], dtype=np.int64)
 
 
 def distances(network: Network) -> tuple[FloatArray, str]:

@@ -1,4 +1,4 @@
-"""Pictures of a clearing: prices along the feeder, the network with its flows, supply and demand curves.
+"""Pictures of a clearing: prices and their parts along the feeder, the network with its flows, supply and demand.
 
 Each method draws into the matplotlib Axes that it is given, or into a new one, and returns it. Matplotlib is imported
 when something is drawn.
@@ -19,12 +19,12 @@ from mktopt.clearing.drawing import (
     colour_span,
     cut_high_bids,
     flow_arrows,
-    height_of,
     leave_room,
+    map_size,
     new_axes,
     price_bars,
 )
-from mktopt.clearing.layout import RED, distances, place_names, positions
+from mktopt.clearing.layout import RED, distances, place_names, positions, sequence
 from mktopt.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ FULL_PERCENT = 100.0 - 1e-4
 
 
 class Plots:
-    """The pictures of one clearing: `.prices()`, `.network()`, `.curves()`; see `Clearing.plot`."""
+    """The pictures of one clearing: `.prices()`, `.price_parts()`, `.network()`, `.curves()`; see `Clearing.plot`."""
 
     def __init__(self, clearing: Clearing) -> None:
         self.clearing = clearing
@@ -66,27 +66,44 @@ class Plots:
         ax.set_title(self._title("price at each bus", period), fontsize=11)
         return ax
 
-    def network(self, ax: Any = None, period: int = 0) -> Any:
+    def price_parts(self, ax: Any = None, period: int = 0, to: str | None = None) -> Any:
+        """What each bus's price is made of [$/kWh]: its parts stacked, bus by bus from the source outwards.
+
+        to: a bus, for the parts along the way from the source to it, by distance. See `Clearing.price_parts`. Returns
+        the Axes. Raises UnknownNameError for a bus or period that is not there, MktoptError for a loaded clearing.
+        """
+        from mktopt.clearing.part_plots import draw_parts
+
+        network, parts = self.clearing.network, self._parts(period)
+        wide = to is None and network.n_buses > 24
+        ax = new_axes(ax, (10.5, 4.8) if wide else (8.0, 4.4))
+        draw_parts(ax, network, parts, to)
+        ax.set_title(self._title("prices in parts", period), fontsize=11)
+        return ax
+
+    def network(self, ax: Any = None, period: int = 0, part: str | None = None) -> Any:
         """The grid: buses coloured by price, branches as wide as they are loaded, those at their limit in red.
 
         Arrows show the direction of the flow where there is room, a square the source, triangles the supplies that
-        sell. Returns the Axes. Raises UnknownNameError for a period that is not there.
+        sell. part: colours by one of the price's parts instead ('loss', 'congestion' ...; see `Clearing.price_parts`).
+        Returns the Axes. Raises UnknownNameError for a period or part that is not there.
         """
         network = self.clearing.network
-        price = self._price(period)
+        price = self._price(period) if part is None else self._part(part, period)
         at, own = positions(network)
-        ax = new_axes(ax, (9.5, height_of(at) if own else 6.0))
+        ax = new_axes(ax, map_size(at) if own else (9.5, 6.0))
         ends = np.stack([at[network.from_index], at[network.to_index]], axis=1)
         full = self._branches(ax, ends, period)
-        self._buses(ax, at, price)
+        self._buses(ax, at, price, "price" if part is None else f"{part} part of the price")
         self._supplies(ax, at, period)
         ax.set_aspect("equal" if own or not network.topology.is_radial else "auto", adjustable="datalim")
         ax.set_axis_off()
         ax.margins(0.06)
-        ax.set_title(self._title("prices and flows", period), fontsize=11)
+        what = "prices and flows" if part is None else f"{part} part of the prices, flows"
+        ax.set_title(self._title(what, period), fontsize=11)
         handles, labels = ax.get_legend_handles_labels()
-        ax.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=4, frameon=False,
-                  fontsize=8.5)  # fmt: skip
+        ax.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.01), frameon=False, fontsize=8.5,
+                  ncols=4 if ax.figure.get_figwidth() > 8 else 2, labelspacing=0.9, markerscale=0.8)  # fmt: skip
         self._names(ax, at, ends, full if len(full) <= 12 else full[:0], period)
         return ax
 
@@ -133,6 +150,21 @@ class Plots:
             raise unknown_name("period", str(period), map(str, periods))
         prices: FloatArray = self.clearing.prices["price"].to_numpy(float).reshape(-1, len(periods))[:, period]
         return prices
+
+    def _parts(self, period: int) -> Any:
+        """The rows of `price_parts` in `period`, bus by bus."""
+        self._price(period)  # refuses a period that is not there
+        parts = self.clearing.price_parts
+        return parts[parts["period"] == period]
+
+    def _part(self, part: str, period: int) -> FloatArray:
+        """One part of the price of each bus in `period`, shape (n_buses,)."""
+        from mktopt.clearing.price_parts import PARTS
+
+        if part not in PARTS:
+            raise unknown_name("part of the price", part, PARTS)
+        values: FloatArray = self._parts(period)[part].to_numpy(float)
+        return values
 
     def _flows(self, period: int) -> tuple[FloatArray, FloatArray]:
         """(kW, percent of the rating) of each branch in service; NaN where the flow has no branch flows."""
@@ -193,7 +225,7 @@ class Plots:
 
     def _price_map(self, ax: Any) -> Any:
         network = self.clearing.network
-        order = network.topology.order
+        order = sequence(network)
         table = self.clearing.prices["price"].to_numpy(float).reshape(-1, len(network.hours))
         image = ax.imshow(table[order], aspect="auto", cmap=COLOURS, interpolation="nearest", **colour_span(table))
         ax.figure.colorbar(image, ax=ax, label="price [\\$/kWh]")
@@ -232,12 +264,12 @@ class Plots:
             flow_arrows(ax, ends, kw, share)
         return np.flatnonzero(full)
 
-    def _buses(self, ax: Any, at: FloatArray, price: FloatArray) -> None:
+    def _buses(self, ax: Any, at: FloatArray, price: FloatArray, label: str) -> None:
         n = len(at)
         size = 46.0 if n <= MOST_NAMED else float(np.clip(12_000 / n, 4.0, 30.0))
         dots = ax.scatter(*at.T, c=price, s=size, cmap=COLOURS, edgecolor="0.35", lw=0.5 if n <= 200 else 0.0,
                           zorder=3, plotnonfinite=True, **colour_span(price))  # fmt: skip
-        bar = ax.figure.colorbar(dots, ax=ax, shrink=0.75, pad=0.02, label="price [\\$/kWh]")
+        bar = ax.figure.colorbar(dots, ax=ax, shrink=0.75, pad=0.02, label=f"{label} [\\$/kWh]")
         bar.outline.set_visible(False)
 
     def _supplies(self, ax: Any, at: FloatArray, period: int) -> None:
@@ -259,6 +291,8 @@ class Plots:
         where, reach = ends[full].mean(axis=1), np.full(len(full), 6.0)
         if network.n_buses <= MOST_NAMED:
             marked = np.isin(np.arange(network.n_buses), [*self._sellers(period), network.source_index])
+            close = np.abs(at - at[network.source_index]).max(axis=1) < 0.01 * np.ptp(at, axis=0).max(initial=1e-9)
+            marked |= close  # beneath the source's square
             names += network.buses["bus"].tolist()
             where, reach = np.r_[where, at], np.r_[reach, np.where(marked, 8.5, 5.0)]
         place_names(ax, names, where, ends, 7.5, reach, bold=len(full))

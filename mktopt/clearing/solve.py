@@ -19,7 +19,7 @@ from mktopt.clearing.pricing import PRICING
 from mktopt.clearing.reactive import balance_rows, delivered_price, order_kvar, range_payment
 from mktopt.clearing.result import Clearing, Evidence, FloatArray
 from mktopt.clearing.security import missing_rows, share_securely, told_of_missing_rows, with_contingencies
-from mktopt.formulations.flows.distflow import SLACK, relaxation_gap
+from mktopt.formulations.flows.distflow import relaxation_gap
 from mktopt.formulations.market import Declaration, declaration_of, own_rows
 from mktopt.networks.network import Network
 from mktopt.solvers import compile, solve_fixed
@@ -277,7 +277,7 @@ def _voltage_frame(model: Any, declaration: Declaration) -> pd.DataFrame | None:
 
 
 def _relaxation_frame(model: Any, declaration: Declaration) -> pd.DataFrame | None:
-    """branch, period, gap, phantom_kw of cones that stand for equations, None where there are none."""
+    """branch, period, gap, phantom_kw, slack of cones that stand for equations, None where there are none."""
     network = declaration.network
     if not getattr(model.grid, "relaxed", False):
         return None
@@ -287,12 +287,13 @@ def _relaxation_frame(model: Any, declaration: Declaration) -> pd.DataFrame | No
         "period": np.tile(np.arange(len(network.hours)), network.n_branches),
         "gap": found.gap.ravel(),
         "phantom_kw": found.phantom_kw.ravel(),
+        "slack": found.slack.ravel(),
     })  # fmt: skip
 
 
 def _slack_cones(relaxation: pd.DataFrame | None) -> list[str]:
     """A warning that names the branches whose cones are slack."""
-    if relaxation is None or not (slack := relaxation["gap"].to_numpy() > SLACK).any():
+    if relaxation is None or not (slack := relaxation["slack"].to_numpy()).any():
         return []
     branches = relaxation["branch"][slack].drop_duplicates().tolist()
     named = ", ".join(map(str, branches[:6])) + (f" and {len(branches) - 6} more" if len(branches) > 6 else "")

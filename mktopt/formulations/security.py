@@ -49,6 +49,11 @@ def check_flow(network: Network, flow: Flow) -> None:
             f"flow '{flow.name}' cannot take contingencies: flows after an outage follow from those before it only in "
             "linear power flow; use ptdf or dc (any grid), transport (radial grids) or copperplate"
         )
+    if flow.options.get("susceptance", "reactance") != "reactance":
+        raise FormulationError(
+            f"flow 'dc' with susceptance={flow.options['susceptance']!r} cannot take contingencies: outage factors are "
+            "those of susceptance='reactance'"
+        )
     if flow.build is transport and not network.topology.is_radial:
         raise FormulationError(
             "flow 'transport' cannot take contingencies on a meshed grid: its flows there are not bound to physics, "

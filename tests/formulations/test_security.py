@@ -379,6 +379,12 @@ def test_transport_in_loops_is_refused():
         mo.clear("dlmp", triangle(), loads(), flow="transport", contingencies="n-1")
 
 
+def test_another_susceptance_is_refused():
+    flow = mo.flow("dc", susceptance="powermodels")
+    with pytest.raises(FormulationError, match="outage factors are those of susceptance='reactance'"):
+        mo.clear("dlmp", triangle(), loads(), flow=flow, contingencies="n-1")
+
+
 def test_changing_data_are_refused():
     with pytest.raises(FormulationError, match="parametric market takes no contingencies"):
         mo.build("dlmp", triangle(), loads(), contingencies="n-1", parametric=True)

@@ -29,6 +29,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyomo.environ as pyo
 from pyomo.core.expr import LinearExpression
 from pyomo.core.expr.numeric_expr import MonomialTermExpression, ProductExpression, SumExpression
@@ -52,11 +53,11 @@ from mktopt.formulations.orders import Injections
 from mktopt.networks import units
 from mktopt.networks.network import FloatArray, Network
 
-# Of the power that a branch usually carries, and of all the power that moves: a branch that carries less than the one,
-# or loses less than the other, says nothing about how tight a relaxation is.
-_IDLE, _NOISE = 1e-2, 1e-6
-# A cone with a greater relative gap than this is called slack.
-SLACK = 1e-3
+# Of the power that a branch usually carries: less says nothing about how tight a relaxation is.
+_IDLE = 1e-2
+# A cone is called slack where its relative gap is greater than the first, and what its branch loses too much, in kW or
+# kvar, is more than the second of all the power that moves.
+_SLACK, _NOISE = 1e-3, 1e-6
 _UNITS = 16.0
 
 
@@ -216,14 +217,15 @@ def _cones(block: Any, lines: Lines, impeded: Any, unit: FloatArray, series: Obj
 class RelaxationGap(NamedTuple):
     """How slack the cone of each branch and period is, arrays of shape (branches, periods).
 
-    gap: (i v2_i - P^2 - Q'^2) / max(i v2_i, e), e: the square of a hundredth of the branch's usual power, of a
-    thousandth of the greatest of all, or of what loses a millionth of it (in kW or kvar), which is noise; phantom_kw:
-    losses of the model that a power flow would not have, r (i - (P^2 + Q'^2) / v2_i). Zero for branches without
-    impedance.
+    gap: (i v2_i - P^2 - Q'^2) / max(i v2_i, e), e: the square of a hundredth of the branch's usual power, or of a
+    thousandth of the greatest of all, which is noise; phantom_kw: losses of the model that a power flow would not have,
+    r (i - (P^2 + Q'^2) / v2_i); slack: bool, where the gap matters: it exceeds a thousandth, and those losses, or the
+    same of reactive power, a millionth of the greatest power. Zero for branches without impedance.
     """
 
     gap: FloatArray
     phantom_kw: FloatArray
+    slack: npt.NDArray[np.bool_]
 
 
 def relaxation_gap(block: Any, network: Network) -> RelaxationGap:
@@ -243,7 +245,8 @@ def relaxation_gap(block: Any, network: Network) -> RelaxationGap:
     flow2 = p**2 + (q + lines.h[:, None] * v2) ** 2
     slack = np.where(impeded[:, None], square * v2 - flow2, 0.0)
     usual = units.branch_kva(network)
-    most, impedance = usual.max(initial=0.0), np.maximum(lines.r, np.abs(lines.x))
-    lost = np.divide(_NOISE * most, impedance, out=np.zeros(len(usual)), where=impeded)
-    idle = np.maximum(np.maximum(_IDLE * usual, _IDLE / 10.0 * most) ** 2, lost)[:, None]
-    return RelaxationGap(slack / np.maximum(square * v2, idle), lines.r[:, None] * slack / v2)
+    most = usual.max(initial=0.0)
+    idle = np.maximum(_IDLE * usual, _IDLE / 10.0 * most)[:, None] ** 2
+    gap, excess = slack / np.maximum(square * v2, idle), slack / v2
+    lost = np.maximum(lines.r, np.abs(lines.x))[:, None] * excess
+    return RelaxationGap(gap, lines.r[:, None] * excess, (gap > _SLACK) & (lost > _NOISE * most))
