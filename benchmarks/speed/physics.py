@@ -81,10 +81,10 @@ def welfare(clearing: mo.Clearing) -> float:
     return clearing.welfare
 
 
-def cleared(name: str, network: mo.Network | None = None, **how: Any) -> Callable[[], float]:
+def cleared(name: str, **how: Any) -> Callable[[], float]:
     """A cold clearing of a case, ready to be timed."""
-    fresh, orders = case_of(name)
-    return lambda: welfare(mo.clear("dlmp", network or fresh, orders, **how))
+    network, orders = case_of(name)
+    return lambda: welfare(mo.clear("dlmp", network, orders, **how))
 
 
 def cones(name: str, repeat: int) -> Contest:
@@ -144,21 +144,22 @@ def _cost(clearing: mo.Clearing, meta: Any) -> float:
 
 
 def security(name: str, repeat: int) -> Contest:
-    """All outages of branches and generators, rows declared as they bind and all at once."""
-    network, _ = case_of(name)
-    rated = network.replace(branches=network.branches.assign(rating_kva=_ratings(name)))
-    how: dict[str, Any] = {"flow": "dc", "contingencies": "n-1", "emergency": 1.3}
-    return contest(name + ", N-1", "N-1", repeat, {
-        LAZY: partial(cleared, name, rated, lazy=True, **how),
-        AT_ONCE: partial(cleared, name, rated, lazy=False, **how),
-    })  # fmt: skip
+    """All outages of branches and generators, rows declared as they bind and all at once.
 
-
-def _ratings(name: str) -> Any:
-    """Ratings that the case lacks: one and a quarter of what flows without any, but no less than 80 MVA."""
+    With ratings, which the case lacks or which bind nowhere: 1.1 of what flows without any, but no less than 80 MVA.
+    Loads are bids that may be cut, at 10 $/kWh, for not every outage could be survived with all of them.
+    """
     network, orders = case_of(name)
     flows = mo.clear("surplus", network, orders, flow="dc").flows.set_index("branch")["p_kw"].abs()
-    return (1.25 * network.branches["branch"].map(flows).fillna(0.0)).clip(lower=80_000.0)
+    ratings = (1.1 * network.branches["branch"].map(flows).fillna(0.0)).clip(lower=80_000.0)
+
+    def run(lazy: bool) -> Callable[[], float]:
+        fresh, firm = case_of(name)
+        tight = fresh.replace(branches=fresh.branches.assign(rating_kva=ratings))
+        soft = mo.Orders(firm.orders.assign(minimum_kw=0.0), firm.segments)
+        return lambda: welfare(mo.clear("dlmp", tight, soft, flow="dc", contingencies="n-1", lazy=lazy))
+
+    return contest(name + ", N-1", "N-1", repeat, {LAZY: partial(run, True), AT_ONCE: partial(run, False)})
 
 
 def judge(contests: Sequence[Contest]) -> list[Target]:

@@ -170,14 +170,19 @@ def emergency_limits(network: Network, emergency: Any) -> npt.NDArray[np.float64
     emergency: a positive factor on `rating_kva`, or a mapping from branches to factors (others: 1). Raises DataError
     for a factor that is no positive number, UnknownNameError for a branch that is not there.
     """
-    names = network.lines["branch"].to_numpy()
-    factors = dict(emergency) if hasattr(emergency, "items") else dict.fromkeys(names, emergency)
-    for name, factor in factors.items():
-        if name not in set(names):
+    names, rating = network.lines["branch"].to_numpy(), network.lines["rating_kva"].to_numpy()
+    if not hasattr(emergency, "items"):
+        return np.asarray(rating * _factor(emergency, None))
+    known = set(names)
+    for name in emergency:
+        if name not in known:
             raise unknown_name("branch of option 'emergency'", name, names)
-        if isinstance(factor, bool) or not isinstance(factor, (int, float, np.number)) or not 0 < factor < np.inf:
-            row = name if hasattr(emergency, "items") else None
-            hint = "give a positive factor on the rating, such as 1.2"
-            raise DataError(Fault("options", "no emergency rating follows from it", row, "emergency", factor, hint))
-    factor = np.array([float(factors.get(name, 1.0)) for name in names])
-    return np.asarray(network.lines["rating_kva"].to_numpy() * factor)
+    factors = {name: _factor(factor, name) for name, factor in emergency.items()}
+    return np.asarray(rating * np.array([factors.get(name, 1.0) for name in names]))
+
+
+def _factor(factor: Any, branch: str | None) -> float:
+    if isinstance(factor, bool) or not isinstance(factor, (int, float, np.number)) or not 0 < factor < np.inf:
+        hint = "give a positive factor on the rating, such as 1.2"
+        raise DataError(Fault("options", "no emergency rating follows from it", branch, "emergency", factor, hint))
+    return float(factor)

@@ -38,7 +38,7 @@ def best_of_all(network: mo.Network, others: mo.Orders, whole: mo.Orders, flow: 
 
 
 @pytest.mark.parametrize("curves", ["affine", "steps"])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_it_is_the_best_of_all_choices(seed, curves):
     """MIQP (affine others, by tangent cuts) and MILP (steps), on a congested mesh."""
     network = meshed(seed, n=5, chords=2, hours=[0.5])
