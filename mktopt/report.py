@@ -50,7 +50,7 @@ def print_clearing(clearing: Clearing, form: Format, table: str | None, saved: P
     elif form is Format.csv:
         write_csv(tidy(clearing, table or "prices"))
     elif table is not None:
-        show(tidy(clearing, table), TITLES[table])
+        show(_few_parts(tidy(clearing, table)) if table == "price_parts" else tidy(clearing, table), TITLES[table])
     else:
         _print_report(clearing, saved, origin)
 
@@ -104,9 +104,14 @@ def _show(frame: pd.DataFrame, title: str, note: str) -> None:
 
 def telling_parts(clearing: Clearing) -> pd.DataFrame:
     """Prices and those of their parts that are not zero everywhere; empty where a price is energy and nothing else."""
-    parts = clearing.price_parts
+    parts = _few_parts(clearing.price_parts)
+    return parts if set(parts.columns[3:]) - {"energy"} else parts[:0]
+
+
+def _few_parts(parts: pd.DataFrame) -> pd.DataFrame:
+    """`parts` without the columns that are zero everywhere."""
     said = [name for name in parts.columns[3:] if (parts[name].abs() > TINY).any()]
-    return parts[["bus", "period", "price", *said]] if set(said) - {"energy"} else parts[:0]
+    return parts[["bus", "period", "price", *said]]
 
 
 def _show_parts(clearing: Clearing, parts: pd.DataFrame) -> None:
@@ -213,8 +218,12 @@ def save(clearing: Clearing, folder: Path) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         say(f"saved in {folder} (no pictures: pip install 'mktopt[plot]')")
         return
-    write_folder(folder, lambda aside: _draw(clearing, aside))
-    say(f"saved in {folder}: tables, inputs, manifest.json and {', '.join(f'{name}.png' for name in PLOTS)}")
+    write_folder(folder, lambda aside: _draw(clearing, aside), ["voltages.png"])
+    say(f"saved in {folder}: tables, inputs, manifest.json and {', '.join(f'{name}.png' for name in _plots(clearing))}")
+
+
+def _plots(clearing: Clearing) -> tuple[str, ...]:
+    return PLOTS if clearing.voltages is None else (*PLOTS, "voltages")
 
 
 def _draw(clearing: Clearing, folder: Path) -> None:
@@ -224,7 +233,7 @@ def _draw(clearing: Clearing, folder: Path) -> None:
     from matplotlib import pyplot
 
     period = _telling_period(clearing)
-    for name in PLOTS:
+    for name in _plots(clearing):
         options = {} if name == "prices" else {"period": period}
         figure = getattr(clearing.plot, name)(**options).figure
         figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")

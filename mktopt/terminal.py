@@ -37,6 +37,7 @@ P = ParamSpec("P")
 
 # Decimals of a column, by the end of its name; more where its greatest number is small.
 DECIMALS = {"price": 4, "price_end": 4, "payment": 2, "dual": 4, "v_pu": 4, "loading_percent": 1, "_kw": 2}
+FOLDED = 6  # characters of a name that is folded, at least
 LONG_NAME = 24  # longer names in the first column are folded where the terminal is narrow
 UNITS = {"price": "$/kWh", "order_price": "$/kWh", "payment": "$"}
 
@@ -191,10 +192,23 @@ def show(frame: pd.DataFrame, title: str, limit: int = 0, note: str = "") -> Non
         table.add_row(*(form(value) for form, value in zip(formats, frame.iloc[position], strict=True)))
     console = stdout()
     console.print(Text(title, style="bold"), soft_wrap=True)
-    console.print(table)
+    least = _least_width(table)
+    if least > console.width:  # a number that is cut off is another number: rather lines that the terminal wraps
+        console.width = least
+    console.print(table, crop=False)
     notes = ([f"{limit} of {rows} rows"] if short else []) + ([note] if note else [])
     if notes:
         console.print(Text("; ".join(notes), style="dim"), soft_wrap=True)
+
+
+def _least_width(table: Table) -> int:
+    """Columns of a terminal on which nothing that stands on one line is cut off, with a little of what is folded."""
+    total = 0
+    for column in table.columns:
+        size = max((len(str(cell)) for cell in column.cells), default=0)
+        head = max(len(word) for word in str(column.header).replace("\\[", "[").split())
+        total += max(size, head) if column.no_wrap else min(max(size, head), FOLDED)
+    return total + 2 * len(table.columns)
 
 
 def _formatter(values: pd.Series[Any], name: str) -> Callable[[Any], str]:

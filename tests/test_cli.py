@@ -139,7 +139,13 @@ def test_out_saves_a_clearing_that_loads_and_pictures(tmp_path: Path) -> None:
     assert loaded.certificate.ok()
     for name in ("prices", "network", "curves"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    (folder / "own.csv").write_text("mine")
+    run("clear", VILLAGE, "--out", folder, "--flow", "lindistflow")
+    with_voltages = {"voltages.csv", "voltages.png", "reactive_prices.csv"}
+    assert with_voltages < {file.name for file in folder.iterdir()}
     run("clear", VILLAGE, "--out", folder, "--flow", "dc")
+    left = {file.name for file in folder.iterdir()}
+    assert not with_voltages & left and "own.csv" in left, "nothing of the earlier result is left behind"
     assert Clearing.load(folder).flow == "dc", "a saved result may be replaced by another"
 
 

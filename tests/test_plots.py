@@ -305,3 +305,48 @@ def test_a_tall_feeder_has_a_narrow_map_without_covered_names() -> None:
     assert ax.figure.get_figwidth() < 8 < ax.figure.get_figheight()
     boxes = [text.get_window_extent() for text in ax.texts if text.get_text()]
     assert [(i, j) for i in range(len(boxes)) for j in range(i) if boxes[i].overlaps(boxes[j])] == []
+
+
+def test_bids_beyond_the_picture_are_told_where_nothing_covers_it() -> None:
+    ax = mo.clear("surplus", *mo.load_case("case30")[:2], flow="dc").plot.curves()
+    assert "bids go on to 10.00 \\$/kWh" in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert not ax.texts
+
+
+def test_voltages_stand_between_their_limits() -> None:
+    """1.0 p.u. at a; b and c by their drops 2 (r P + x Q), with c at its lower limit, which the source has not."""
+    network = three_buses()
+    low = np.sqrt(1 - 2 * 30 * (2 * 0.1 / 1e5))
+    network = network.replace(
+        branches=network.branches.assign(rating_kva=np.inf),
+        buses=network.buses.assign(v_min_pu=[1.0, 0.99, low], v_max_pu=[1.0, 1.05, 1.05]),
+    )
+    cleared = mo.clear("surplus", network, orders(), flow="lindistflow")
+    ax = cleared.plot.voltages()
+    assert dots(ax, "bus at its limit") == pytest.approx(np.array([[5.0, low]]))
+    assert dots(ax, "bus") == pytest.approx(np.array([[0.0, 1.0], [2.0, np.sqrt(1 - 30 * 2e-6 * 1.0)]]), abs=1e-6)
+    assert dots(ax, "source") == pytest.approx(np.array([[0.0, 1.0]]))
+    lines = {line.get_label(): np.asarray(line.get_ydata(), float) for line in ax.lines}
+    assert lines["upper limit: 1.05"] == pytest.approx([1.05, 1.05])
+    assert "km" in ax.get_xlabel() and "p.u." in ax.get_ylabel() and "lindistflow" in ax.get_title()
+    with pytest.raises(mo.UnknownNameError, match="period"):
+        cleared.plot.voltages(period=1)
+
+
+def test_voltages_of_a_mesh_are_in_sequence_and_far_limits_in_words() -> None:
+    pytest.importorskip("casadi")
+    network = three_buses((1.0, 2.0), meshed=True)
+    network = network.replace(buses=network.buses.assign(v_min_pu=0.5, v_max_pu=2.0))
+    cleared = mo.clear("surplus", network, orders(2), flow="ac")
+    ax = cleared.plot.voltages(period=1)
+    table = cleared.voltages[cleared.voltages["period"] == 1].set_index("bus")["v_pu"]
+    names = [text.get_text() for text in ax.get_xticklabels()]
+    assert dots(ax, "bus")[:, 1] == pytest.approx(table.to_numpy())
+    assert dots(ax, "bus")[:, 0] == pytest.approx([names.index(bus) for bus in table.index])
+    told = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert "lower limit: 0.5 (not shown)" in told and "upper limit: 2 (not shown)" in told
+
+
+def test_a_flow_without_voltages_has_no_picture_of_them(clearing: mo.Clearing) -> None:
+    with pytest.raises(mo.MktoptError, match="no voltages"):
+        clearing.plot.voltages()

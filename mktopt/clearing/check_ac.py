@@ -28,11 +28,12 @@ from mktopt.clearing.result import Clearing, FloatArray
 from mktopt.errors import unknown_name
 from mktopt.networks import units
 from mktopt.networks.network import Network
-from mktopt.networks.pandapower_export import LEAST_X
+from mktopt.networks.pandapower_export import written_reactance
 
 ComplexArray = npt.NDArray[np.complex128]
 
-# Newton's mismatch [MVA]: the second is for grids whose least impedances leave it no smaller one.
+# Newton's mismatch [MVA, or share of all power where that is less than 1 MVA]: the second is for grids whose least
+# impedances leave it no smaller one.
 _MISMATCH = (1e-8, 1e-6)
 _ITERATIONS = 30
 _SHOWN = 10
@@ -183,7 +184,8 @@ def _newton(network: Network, power: ComplexArray, source_v: FloatArray, model_v
         net.load["q_mvar"] = -power[others, k].imag / units.KW_PER_MW
         starts = [network.topology.no_load_v_pu * source_v[k] / network.source_v_pu]
         starts += [model_v[:, k]] if np.isfinite(model_v[:, k]).all() else []
-        if any(_runs(pp, net, start, mismatch) for start in starts for mismatch in _MISMATCH):
+        unit = float(np.clip(np.abs(power[:, k]).sum() / units.KW_PER_MW, 1e-6, 1.0))
+        if any(_runs(pp, net, start, unit * mismatch) for start in starts for mismatch in _MISMATCH):
             angle = np.radians(net.res_bus["va_degree"].to_numpy(float))
             volts[:, k] = net.res_bus["vm_pu"].to_numpy(float) * np.exp(1j * angle)
     return volts
@@ -207,7 +209,8 @@ def branch_powers(network: Network, volts: ComplexArray, power: ComplexArray) ->
     volts, power: shape (buses, periods), the source's own injection included.
     """
     r, x = units.resistance_pu_per_kw(network), units.reactance_pu_per_kvar(network)
-    x = np.where((x == 0) & (r != 0), LEAST_X / units.KW_PER_MW, x)  # what pandapower was given
+    written = written_reactance(r * units.KW_PER_MW, x * units.KW_PER_MW) / units.KW_PER_MW
+    x = np.where((x == 0) & (r != 0), written, x)
     z, h = (r + 1j * x)[:, None], 0.5 * units.charging_kvar(network)[:, None]
     turn = (np.exp(1j * units.shift_rad(network)) / network.lines["ratio"].to_numpy(float))[:, None]
     start, end = volts[network.from_index], volts[network.to_index] * turn

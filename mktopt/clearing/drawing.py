@@ -116,13 +116,12 @@ def flow_arrows(ax: Any, ends: FloatArray, kw: FloatArray, share: FloatArray) ->
 
 
 def cut_high_bids(ax: Any, bids: FloatArray, offers: FloatArray, prices: FloatArray) -> None:
-    """Leaves bids far above everything else outside, and says so: the market happens at the offers' prices."""
+    """Leaves bids far above all else outside, and says so in the legend: the market happens at the offers' prices."""
     high = max(float(offers.max(initial=0.0)), float(prices.max(initial=0.0)))
     top = float(bids.max(initial=0.0))
     low = min(0.0, float(offers.min(initial=0.0)), float(prices.min(initial=0.0)), float(bids.min(initial=0.0)))
     if high > 0 and top > 3.0 * high:
         ax.set_ylim(low, 1.7 * high)
-        ax.annotate(f"bids go on to {top:,.2f} \\$/kWh", (0.015, 0.97), xycoords="axes fraction", fontsize=8.5,
-                    color=BID, va="top", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5})  # fmt: skip
+        ax.plot([], [], lw=0, label=f"bids go on to {top:,.2f} \\$/kWh")
     elif max(top, high) > low:
         ax.set_ylim(low, 1.12 * max(top, high))

@@ -1,4 +1,4 @@
-"""Pictures of a clearing: prices and their parts along the feeder, the network with its flows, supply and demand.
+"""Pictures of a clearing: prices, their parts and voltages along the feeder, the network with its flows, the curves.
 
 Each method draws into the matplotlib Axes that it is given, or into a new one, and returns it. Matplotlib is imported
 when something is drawn.
@@ -25,7 +25,7 @@ from mktopt.clearing.drawing import (
     price_bars,
 )
 from mktopt.clearing.layout import RED, distances, place_names, positions, sequence
-from mktopt.errors import unknown_name
+from mktopt.errors import MktoptError, unknown_name
 
 if TYPE_CHECKING:
     from mktopt.clearing.result import Clearing
@@ -40,7 +40,7 @@ FULL_PERCENT = 100.0 - 1e-4
 
 
 class Plots:
-    """The pictures of one clearing: `.prices()`, `.price_parts()`, `.network()`, `.curves()`; see `Clearing.plot`."""
+    """The pictures of one clearing: `.prices()`, `.price_parts()`, `.voltages()`, `.network()`, `.curves()`."""
 
     def __init__(self, clearing: Clearing) -> None:
         self.clearing = clearing
@@ -79,6 +79,25 @@ class Plots:
         ax = new_axes(ax, (10.5, 4.8) if wide else (8.0, 4.4))
         draw_parts(ax, network, parts, to)
         ax.set_title(self._title("prices in parts", period), fontsize=11)
+        return ax
+
+    def voltages(self, ax: Any = None, period: int = 0) -> Any:
+        """Voltage of each bus [p.u.] between its limits: by distance from the source in a radial grid, else bus by bus.
+
+        Returns the Axes. Raises UnknownNameError for a period that is not there, MktoptError where the flow has none.
+        """
+        from mktopt.clearing.voltage_plots import draw_voltages
+
+        network, table = self.clearing.network, self.clearing.voltages
+        if table is None:
+            raise MktoptError(
+                f"flow {self.clearing.flow!r} has no voltages to draw: clear with lindistflow, distflow or ac, or "
+                "look at those of an AC power flow of the dispatch, check_ac().voltages"
+            )
+        self._price(period)  # refuses a period that is not there
+        ax = new_axes(ax, (8.4, 4.4))
+        draw_voltages(ax, network, table.loc[table["period"] == period, "v_pu"].to_numpy(float))
+        ax.set_title(self._title("voltage at each bus", period), fontsize=11)
         return ax
 
     def network(self, ax: Any = None, period: int = 0, part: str | None = None) -> Any:

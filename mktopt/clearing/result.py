@@ -65,8 +65,8 @@ class Clearing:
     own constraints, where `dual` is the welfare [$] gained per unit by which the right-hand side rises;
     order_prices: order, period, order_price [$/kWh], what the order faces: the price of its bus plus the duals of
     other rows that contain it; reactive_prices: bus, period, price [$/kvarh], relaxation: branch, period, gap,
-    phantom_kw, slack, both None where the flow has no such thing (then dispatch has no q_kvar either: what a bid draws
-    and an offer gives); contingencies: what security was asked for and given, None where none was (see
+    phantom_kw, phantom_kvar, slack, both None where the flow has no such thing (then dispatch has no q_kvar either:
+    what a bid draws and an offer gives); contingencies: what security was asked for and given, None where none was (see
     `mktopt.formulations.security`); welfare [$]: value of accepted bids minus cost of accepted offers, over all hours;
     status: why the solver stopped, and what it has; notes: what a reader of the numbers must know.
     """
@@ -195,7 +195,7 @@ class Clearing:
 
     @property
     def plot(self) -> Plots:
-        """Pictures: `.prices()`, `.price_parts()`, `.network()`, `.curves()`, each a matplotlib Axes."""
+        """Pictures: `.prices()`, `.price_parts()`, `.voltages()`, `.network()`, `.curves()`, each a matplotlib Axes."""
         from mktopt.clearing.plots import Plots
 
         return Plots(self)

@@ -70,7 +70,7 @@ def share_securely(
     shared = share_ties(orders, segment_kw, bound)
     if security is None or not security.has_flows:
         return shared
-    flow_kw = program.values(x, model.grid.p_kw.values()).reshape(security.network.n_branches, -1)
+    flow_kw = program.values(x, model.grid.p_kw.values()).reshape(-1, len(security.network.hours))
     while True:
         rows = security.violated(flow_kw, orders.curves.total(shared))[0]
         lost = [security.contingencies[j].rows for j in np.unique(rows.contingency)]

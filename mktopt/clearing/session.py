@@ -33,7 +33,7 @@ from mktopt.clearing.result import Clearing, FloatArray
 from mktopt.clearing.ties import Ties
 from mktopt.errors import FormulationError, InfeasibleError, MktoptError, SolverError, UnboundedError
 from mktopt.formulations.changing import is_parametric
-from mktopt.formulations.market import declaration_of, own_rows
+from mktopt.formulations.market import declaration_of, own_rows, with_network
 from mktopt.networks.network import Network
 from mktopt.networks.orders import Orders
 from mktopt.solvers import compile, solve_fixed
@@ -143,6 +143,7 @@ class MarketSession:
             )
         self._session = Session(model, solver, solver_options)
         self._recipe, self._network, self._orders = declaration.recipe, declaration.network, declaration.orders
+        self._built = declaration.network  # flows choose the units of their variables by its ratings and loads
         program = self._session.parametric.program
         self._layout = Layout(model, declaration, program)
         self._ties = Ties(declaration.orders, self._layout.touched(model, own_rows(model)))
@@ -258,7 +259,7 @@ class MarketSession:
         parts = self._session.split(theta)
         orders = changed_orders(self._layout.at, self._orders, parts)
         network = changed_network(self._network, parts, self.names)
-        model = self._recipe(network, orders)
+        model = self._recipe(self._built, orders)
         for name, values in self._session.split(theta, whole_names=True).items():
             component = model.find_component(name)
             if component is None or len(component) != len(values):
@@ -266,7 +267,19 @@ class MarketSession:
             component.store_values(dict(zip(component, values.tolist(), strict=True)))
         program = compile(model)
         refuse_differing(program, self._session.parametric.at(theta))
-        return model, program
+        self._refuse_other_rows(model, network, orders)
+        return with_network(model, network), program
+
+    def _refuse_other_rows(self, model: Any, network: Network, orders: Orders) -> None:
+        """Raises MktoptError where rows of the user's own would be others with the present ratings and loads."""
+        was, now = (grid.lines["rating_kva"].to_numpy() for grid in (self._built, network))
+        if not (own := own_rows(model)) or (self._network is self._built and np.allclose(was, now, rtol=1e-9, atol=0)):
+            return
+        if [str(row.expr) for row in own] != [str(row.expr) for row in own_rows(self._recipe(network, orders))]:
+            raise MktoptError(
+                "a constraint of `extra` reads what has changed in the network since the session was made, which solves"
+                " it with the numbers of then; make a new session"
+            )
 
     def _error(self, solution: Solution) -> MktoptError:
         if solution.status.stopped is Stopped.INFEASIBLE:

@@ -277,7 +277,7 @@ def _voltage_frame(model: Any, declaration: Declaration) -> pd.DataFrame | None:
 
 
 def _relaxation_frame(model: Any, declaration: Declaration) -> pd.DataFrame | None:
-    """branch, period, gap, phantom_kw, slack of cones that stand for equations, None where there are none."""
+    """branch, period, gap, phantom_kw, phantom_kvar, slack of cones that stand for equations; None without any."""
     network = declaration.network
     if not getattr(model.grid, "relaxed", False):
         return None
@@ -287,6 +287,7 @@ def _relaxation_frame(model: Any, declaration: Declaration) -> pd.DataFrame | No
         "period": np.tile(np.arange(len(network.hours)), network.n_branches),
         "gap": found.gap.ravel(),
         "phantom_kw": found.phantom_kw.ravel(),
+        "phantom_kvar": found.phantom_kvar.ravel(),
         "slack": found.slack.ravel(),
     })  # fmt: skip
 
@@ -297,10 +298,12 @@ def _slack_cones(relaxation: pd.DataFrame | None) -> list[str]:
         return []
     branches = relaxation["branch"][slack].drop_duplicates().tolist()
     named = ", ".join(map(str, branches[:6])) + (f" and {len(branches) - 6} more" if len(branches) > 6 else "")
+    sizes = {unit: float(relaxation[f"phantom_{unit}"][slack].abs().max()) for unit in ("kw", "kvar")}
+    most = max(sizes.values())
+    lost = " and ".join(f"{size:.4g} {unit.replace('kw', 'kW')}" for unit, size in sizes.items() if size > 1e-6 * most)
     return [
-        f"the relaxation is not tight on {named}: these branches lose up to {relaxation['phantom_kw'].max():.4g} kW in "
-        "the model that no wire would, so no power flow matches this dispatch (see .relaxation); flow distflow with "
-        "exact=True has none of it"
+        f"the relaxation is not tight on {named}: these branches lose up to {lost} in the model that no wire would, so "
+        "no power flow matches this dispatch (see .relaxation); flow distflow with exact=True has none of it"
     ]
 
 

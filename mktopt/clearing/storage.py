@@ -40,6 +40,9 @@ _NAMES = (
     "bus", "order", "participant", "side", "branch", "name", "index", "contingency", "kind", "status", "worst_branch",
 )  # fmt: skip
 
+# Whole numbers stay whole where there are none, and where some are missing.
+_WHOLE = {"period": "int64", "worst_period": "Int64"}
+
 
 @dataclass(frozen=True)
 class Recorded:
@@ -87,7 +90,8 @@ def save(clearing: Clearing, folder: str | Path, format: str = "csv") -> None:
         text = json.dumps(manifest, indent=2, default=str)
         aside.joinpath("manifest.json").write_text(text + "\n", encoding="utf-8")
 
-    write_folder(folder, fill)
+    earlier = [f"{name}.{kind}" for name in TABLES for kind in ("csv", "parquet")]
+    write_folder(folder, fill, earlier if (Path(folder) / "manifest.json").is_file() else ())
 
 
 def load(folder: str | Path) -> Clearing:
@@ -213,6 +217,7 @@ def _read(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     header = pd.read_csv(path, nrows=0).columns
     kinds: dict[str, Any] = {name: str for name in _NAMES if name in header}
+    kinds |= {name: kind for name, kind in _WHOLE.items() if name in header}
     gaps = {name: [""] for name in header if name not in _NAMES}  # a bus may be called NA
     options: dict[str, Any] = {"dtype": kinds, "keep_default_na": False, "na_values": gaps}
     return pd.read_csv(path, float_precision="round_trip", **options)

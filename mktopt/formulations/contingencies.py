@@ -53,7 +53,7 @@ class Contingency:
 
 
 def contingencies(network: Network, orders: Orders, asked: str | int | Sequence[str]) -> list[Contingency]:
-    """The outages that `asked` names: 'n-1', or names in a sequence or between commas (doubled ones count once).
+    """The outages that `asked` names: 'n-1', names in a sequence or between commas, or both (doubled ones count once).
 
     Raises UnknownNameError for a name of nothing that can fail (with the nearest one), FormulationError for a name
     that could mean several things, for a bid and for an offer at the source bus.
@@ -69,9 +69,11 @@ def contingencies(network: Network, orders: Orders, asked: str | int | Sequence[
         names = [asked]
     else:
         names = [name.strip() for name in asked.split(",")]
-    if names == [ALL]:
-        return known.every()
-    return [known.named(name) for name in dict.fromkeys(names)]
+    found: dict[str, Contingency] = {}
+    for name in names:
+        for item in known.every() if name == ALL else [known.named(name)]:
+            found.setdefault(item.name, item)
+    return list(found.values())
 
 
 class _Known:
@@ -171,13 +173,13 @@ def emergency_limits(network: Network, emergency: Any) -> npt.NDArray[np.float64
     for a factor that is no positive number, UnknownNameError for a branch that is not there.
     """
     names, rating = network.lines["branch"].to_numpy(), network.lines["rating_kva"].to_numpy()
-    if not hasattr(emergency, "items"):
+    if not isinstance(emergency, Mapping):
         return np.asarray(rating * _factor(emergency, None))
     known = set(names)
-    for name in emergency:
+    factors = {str(name): _factor(factor, name) for name, factor in emergency.items()}
+    for name in factors:
         if name not in known:
             raise unknown_name("branch of option 'emergency'", name, names)
-    factors = {name: _factor(factor, name) for name, factor in emergency.items()}
     return np.asarray(rating * np.array([factors.get(name, 1.0) for name in names]))
 
 

@@ -67,7 +67,7 @@ def dlmp(
     options: dict[str, Any] = {"demand_response": demand_response, "pricing": pricing}
     if security is not None:
         asked = contingencies if isinstance(contingencies, str) else [item.name for item in security.contingencies]
-        factors = dict(emergency) if isinstance(emergency, Mapping) else emergency
+        factors = {str(k): float(v) for k, v in emergency.items()} if isinstance(emergency, Mapping) else emergency
         options |= {"contingencies": asked, "emergency": factors, "lazy": security.lazy}
     declare(model, Declaration("dlmp", network, orders, flow, options, security=security))
     return model

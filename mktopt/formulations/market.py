@@ -56,6 +56,13 @@ def remember(model: Any, recipe: Callable[[Network, Orders], Any]) -> None:
     object.__setattr__(model, _ATTRIBUTE, replace(declaration_of(model), recipe=recipe))
 
 
+def with_network(model: Any, network: Network) -> Any:
+    """`model`, whose declaration says from now on that it is on `network`: its own grid with other ratings and loads,
+    which its parameters already hold."""
+    object.__setattr__(model, _ATTRIBUTE, replace(declaration_of(model), network=network))
+    return model
+
+
 def declaration_of(model: Any) -> Declaration:
     """The declaration of a model made by `mktopt.build`; raises FormulationError for any other."""
     found = getattr(model, "__dict__", {}).get(_ATTRIBUTE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mktopt.errors import DataError, Fault
@@ -29,11 +29,12 @@ def write_text(path: str | Path, text: str) -> None:
         raise _cannot_write(path, error) from None
 
 
-def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> None:
+def write_folder(folder: str | Path, fill: Callable[[Path], None], own: Iterable[str] = ()) -> None:
     """Lets `fill` write into a new folder beside `folder`, then moves its files over in one rename each.
 
     Where `folder` does not exist the whole folder appears in one rename. Raises DataError where it cannot be
-    written; nothing is then left behind and an older folder stays as it was.
+    written; nothing is then left behind and an older folder stays as it was. own: files that go where `fill` does not
+    write them anew, since they would be taken for parts of what it wrote.
     """
     folder = Path(folder)
     try:
@@ -46,8 +47,11 @@ def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> None:
         try:
             fill(aside)
             if folder.is_dir():
-                for file in sorted(aside.iterdir()):
-                    os.replace(file, folder / file.name)
+                names = sorted(file.name for file in aside.iterdir())
+                for name in names:
+                    os.replace(aside / name, folder / name)
+                for name in set(own) - set(names):
+                    (folder / name).unlink(missing_ok=True)
             else:
                 os.chmod(aside, 0o777 & ~_umask())
                 os.rename(aside, folder)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from mktopt.errors import DataError, Fault
@@ -19,10 +20,14 @@ from mktopt.networks import units
 if TYPE_CHECKING:
     from mktopt.networks.network import Network
 
+FloatArray = npt.NDArray[np.float64]
 # What pandapower's own converters write for "no limit" [kA, MVA].
 NO_LIMIT = 99999.0
-# A branch without reactance gets this much, because pandapower divides by it [p.u. of 1 MVA].
+# A branch without reactance gets this much, because pandapower divides by it [p.u. of 1 MVA], ...
 LEAST_X = 1e-7
+# ... but no more than this share of the median impedance, and no less than this share of its own resistance, beside
+# which it would be lost.
+_OF_MEDIAN, _OF_RESISTANCE = 1e-4, 1e-6
 
 
 def to_pandapower(network: Network) -> Any:
@@ -50,13 +55,23 @@ def to_pandapower(network: Network) -> Any:
     return net
 
 
+def written_reactance(r: FloatArray, x: FloatArray) -> FloatArray:
+    """What `to_pandapower` writes for reactances `x` of branches with resistances `r` [p.u. of 1 MVA], shape (n,)."""
+    size = np.hypot(r, x)
+    least = min(LEAST_X, _OF_MEDIAN * float(np.median(size[size > 0]))) if (size > 0).any() else LEAST_X
+    return np.where(x != 0, x, np.maximum(least, _OF_RESISTANCE * r))
+
+
 def _branches(pp: Any, net: Any, network: Network) -> None:
     table = network.branches
     start, end = network.bus_positions(table["from_bus"]), network.bus_positions(table["to_bus"])
     kv = network.buses["base_kv"].to_numpy()
     frame = table.assign(start=start, end=end, from_kv=kv[start], to_kv=kv[end])
+    r, x = (units.ohm_to_pu(table[name], kv[start], units.KW_PER_MW) for name in ("r_ohm", "x_ohm"))
+    written = units.pu_to_ohm(written_reactance(r, x), kv[start], units.KW_PER_MW)
     plain = (frame["ratio"] == 1) & (frame["shift_deg"] == 0) & (frame["from_kv"] == frame["to_kv"])
     ideal = (frame["r_ohm"] == 0) & (frame["x_ohm"] == 0) & (frame["b_us"] == 0)
+    frame["x_ohm"] = np.where(frame["x_ohm"] == 0, written, frame["x_ohm"])
     switch = plain & ideal
     line = plain & ~ideal & (frame["kind"] != "transformer")
     if switch.any():
@@ -75,15 +90,13 @@ def _switches(pp: Any, net: Any, frame: pd.DataFrame) -> None:
 def _lines(pp: Any, net: Any, frame: pd.DataFrame) -> None:
     km = frame["length_km"].where(frame["length_km"] > 0, 1.0).to_numpy()
     ampere = units.kva_to_amperes(frame["rating_kva"], frame["from_kv"])
-    least = units.pu_to_ohm(LEAST_X, frame["from_kv"], units.KW_PER_MW)
-    x = np.where(frame["x_ohm"] == 0, least, frame["x_ohm"])
     pp.create_lines_from_parameters(
         net,
         frame["start"].to_numpy(),
         frame["end"].to_numpy(),
         length_km=km,
         r_ohm_per_km=frame["r_ohm"].to_numpy() / km,
-        x_ohm_per_km=x / km,
+        x_ohm_per_km=frame["x_ohm"].to_numpy() / km,
         c_nf_per_km=frame["b_us"].to_numpy() / km * 1e3 / (2.0 * np.pi * net.f_hz),
         max_i_ka=np.where(np.isfinite(ampere), ampere / 1000.0, NO_LIMIT),
         max_loading_percent=100.0,
@@ -98,9 +111,7 @@ def _transformers(pp: Any, net: Any, frame: pd.DataFrame) -> None:
     ratio = frame["ratio"].to_numpy()
     z = frame["r_ohm"].to_numpy() + 1j * frame["x_ohm"].to_numpy()
     percent = 100.0 * z * ratio**2 * rated / units.base_ohm(frame["from_kv"])
-    least = 100.0 * LEAST_X * rated / units.KW_PER_MW
-    x = np.where(percent.imag == 0, least, percent.imag)
-    size = np.hypot(percent.real, x) * np.sign(x)
+    size = np.abs(percent) * np.sign(percent.imag)
     pp.create_transformers_from_parameters(
         net,
         frame["start"].to_numpy(),

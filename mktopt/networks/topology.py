@@ -34,6 +34,10 @@ class Topology:
     def __init__(self, network: Network) -> None:
         self.network = network
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: all but the factors of a solver, which are found anew there."""
+        return {name: value for name, value in self.__dict__.items() if name != "dc_solver"}
+
     # -- graph and tree -------------------------------------------------------------------------------------
 
     @cached_property

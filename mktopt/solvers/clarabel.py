@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mktopt.errors import SolverError, unknown_name
+from mktopt.solvers.blocks import blocks, one_by_one
 from mktopt.solvers.cones.apex import leave
 from mktopt.solvers.cones.form import Data, Form, Scales
 from mktopt.solvers.cones.scaling import cone_scales, plain_scales, typical, uniform_scales
@@ -78,8 +79,15 @@ def version() -> str:
 
 def solve(program: Program, options: Mapping[str, Any] | None = None) -> Solution:
     """Solve with Clarabel; `options` are its own settings (`time_limit`, `tol_gap_rel`, `max_iter`, ...)."""
-    start = time.perf_counter()
     options = dict(options or {})
+    parts = blocks(program) if program.curved else []
+    if len(parts) > 1:
+        return one_by_one(program, parts, _solve, options)
+    return _solve(program, options)
+
+
+def _solve(program: Program, options: Mapping[str, Any]) -> Solution:
+    start, options = time.perf_counter(), dict(options)
     sharp = _SHARP if program.quadratics is not None and program.n <= SMALL else {}
     settings = _settings(DEFAULTS | (_REFINED if program.logs is not None else {}) | sharp | options)
     form = standard_form(program)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from mktopt.errors import SolverError
+from mktopt.solvers.blocks import blocks, one_by_one
 from mktopt.solvers.nlp import backends as nlp_backends
 from mktopt.solvers.nlp.backends import Raw, Start
 from mktopt.solvers.nlp.duals import duals
@@ -104,10 +105,15 @@ def solve(program: Program, options: Mapping[str, Any] | None = None) -> Solutio
     options: IPOPT's own (`tol`, `max_iter`, `mu_strategy`, ...; those that it does not know are refused), and
     time_limit: seconds of wall clock; warm_start: a `Solution` of the same structure, or (x, row_dual, reduced_cost);
     progress: a function that is called with a `Progress` in each iteration, and stops the solver by returning False.
-    The start is the values of the Pyomo variables where they have one.
+    The start is the values of the Pyomo variables where they have one. Blocks that nothing connects (see `blocks.py`)
+    are solved one by one, unless a warm start or a function is given that is of the whole.
     Raises SolverError without the library (with the command that installs it) and for a value that an option cannot
     take, UnknownNameError for an unknown option. Ctrl-C ends it at the next iteration, with KeyboardInterrupt.
     """
+    options = dict(options or {})
+    parts = [] if {"warm_start", "progress"} & set(options) or program.impossible else blocks(program)
+    if program.curved and len(parts) > 1:
+        return one_by_one(program, parts, lambda block, given: IpoptProblem(block).solve(options=given), options)
     return IpoptProblem(program).solve(options=options)
 
 

@@ -69,6 +69,26 @@ def test_exact_flows_hold(case, flow, options):
     assert "holds" in str(check) and list(check.converged) == list(network.periods)
 
 
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e4])
+def test_grids_of_any_size(size: float) -> None:
+    """From 1 kW to 10 GW, with branches that have no reactance beside a ratio, and one without any impedance."""
+    branches = pd.DataFrame({
+        "branch": list("abc"), "from_bus": list("123"), "to_bus": list("234"), "ratio": [1.0, 1.02, 0.98],
+        "r_ohm": [1.0 / size, 2.0 / size, 0.0], "x_ohm": [2.0 / size, 0.0, 0.0], "shift_deg": [0.0, 10.0, 0.0],
+    })  # fmt: skip
+    buses = pd.DataFrame({"bus": list("1234"), "base_kv": 10.0, "v_min_pu": 0.8, "v_max_pu": 1.2})
+    orders = mo.Orders.from_steps(pd.DataFrame({
+        "order": ["up", "town"], "bus": ["1", "4"], "side": ["offer", "bid"], "width_kw": [9e3 * size, 1e3 * size],
+        "price": [0.05, 1.0], "tan_phi": [0.0, 0.3],
+    }))  # fmt: skip
+    clearing = cleared(mo.Network(buses, branches, "1"), orders, "ac")
+    check = clearing.check_ac()
+    assert check.ok, check
+    assert check.max_voltage_error < 5e-6
+    flows = clearing.flows["p_kw"].to_numpy()
+    assert check.branches["p_kw"].to_numpy() == pytest.approx(flows, rel=1e-5)
+
+
 def test_two_buses_on_paper():
     """u = v2^2 solves u^2 + (2 (r P + x Q) - 1) u + (r^2 + x^2)(P^2 + Q^2) = 0; r (P^2 + Q^2) / u is lost."""
     u = (0.96 + np.sqrt(0.96**2 - 4 * 5e-8 * 12_500)) / 2

@@ -139,6 +139,22 @@ def test_slack_cones_are_named():
     assert not any("tight" in note for note in exact.notes)
 
 
+def test_slack_cones_of_reactances_lose_kvar():
+    """A branch without resistance has nothing but reactive power to lose too much of, and the note says how much."""
+    network = two_bus()
+    network = network.replace(branches=network.branches.assign(r_ohm=0.0))
+    orders = mo.Orders.from_steps(pd.DataFrame({
+        "order": ["up", "load", "unit"], "bus": ["1", "2", "2"], "side": ["offer", "bid", "offer"],
+        "width_kw": [1e3, 100.0, 1.0], "price": [0.05, 1.0, 2.0],
+        "q_min_kvar": [0.0, np.nan, 60.0], "q_max_kvar": [0.0, np.nan, 60.0],
+    }))  # fmt: skip
+    clearing = mo.clear("surplus", network, orders, flow="distflow")
+    row = clearing.relaxation.iloc[0]
+    assert row["slack"] and row["phantom_kw"] == 0.0 and row["phantom_kvar"] == pytest.approx(58.0, abs=1.0)
+    note = next(note for note in clearing.notes if "not tight" in note)
+    assert f"lose up to {row['phantom_kvar']:.4g} kvar in the model" in note
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_tight_cones_raise_no_alarm(seed):
     network = radial(seed, n=10, hours=[1.0, 2.0])

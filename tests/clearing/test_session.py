@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mktopt as mo
-from tests.clearing.markets import grid, meshed, steps
+from tests.clearing.markets import affine, grid, meshed, radial, steps
 
 FLOWS = ("copperplate", "transport", "dc", "ptdf")  # whose programs are linear but for the curves of orders
 KINDS = ("affine", "steps", "mixed", "whole", "whole and affine")
@@ -305,6 +305,43 @@ def test_a_row_added_later_is_solved_but_not_certified_from_the_declaration() ->
     session = mo.Session(model)
     assert session.solve().dispatch_kw.tolist() == pytest.approx([10, 70, 80])
     with pytest.raises(mo.MktoptError, match="pass it as extra="):
+        session.clearing()
+
+
+@pytest.mark.parametrize("flow", ["distflow", "ac", mo.flow("distflow", exact=True)], ids=["cone", "ac", "exact"])
+def test_other_ratings_and_loads_leave_units_as_they_were(flow: Any) -> None:
+    """These flows choose the units of their rows by ratings, or loads: those of the grid that the session began with.
+    A rating four times as high is two powers of two away."""
+    network = radial(3, hours=[0.5]).with_ratings({"l1": 30.0, "l3": 25.0})
+    orders = affine(3, network)
+    session = mo.Session(mo.build("dlmp", network, orders, flow=flow, parametric=True))
+    wider = network.with_ratings({"l1": 120.0, "l3": 6.0})
+    loads = pd.DataFrame({"load": ["one"], "bus": ["b2"], "p_kw": [600.0], "q_kvar": [0.0]})
+    for grid_now in (wider, wider.replace(loads=loads)):
+        session.update(network=grid_now)
+        session.solve()
+        full, fresh = session.clearing(), mo.clear("dlmp", grid_now, orders, flow=flow)
+        assert full.certificate.ok()
+        assert full.welfare == pytest.approx(fresh.welfare, rel=1e-7)
+        assert full.prices["price"].tolist() == pytest.approx(fresh.prices["price"].tolist(), rel=1e-5)
+        loading = fresh.flows["loading_percent"].tolist()
+        assert full.flows["loading_percent"].tolist() == pytest.approx(loading, abs=1e-3)
+        if full.relaxation is not None:
+            assert np.abs(full.relaxation["phantom_kw"]).max() < 1e-3
+
+
+def half_of_the_rating(model: Any, network: mo.Network) -> Any:
+    return model.grid.p_kw["l", 0] <= 0.5 * float(network.lines["rating_kva"].iloc[0])
+
+
+def test_a_row_that_reads_a_rating_is_not_certified_with_another() -> None:
+    network, orders = two_bus()
+    session = session_of(network, orders, extra=half_of_the_rating)
+    session.solve()
+    assert session.clearing().certificate.ok()
+    session.update(network=network.with_ratings({"l": 50.0}))
+    session.solve()
+    with pytest.raises(mo.MktoptError, match=r"reads what has changed in the network.*make a new session"):
         session.clearing()
 
 

@@ -136,3 +136,27 @@ def test_a_parametric_model_is_the_same_program():
     parametric = mo.build("surplus", network, affine(3, network), parametric=True, flow=ac)
     same_arrays(compile(plain), compile(parametric))
     assert sorted(parametric.grid.rating_kva2) == [("l0", 0), ("l0", 1), ("l2", 0), ("l2", 1)]
+
+
+@pytest.mark.parametrize("flow", ["ac", mo.flow("ac", free_source=True), mo.flow("distflow", exact=True)])
+def test_prices_of_hours_without_demand_do_not_run_off(flow):
+    """Where nothing can be sold any price below all costs supports that; IPOPT alone ends at minus thousands, or
+    millions. What is sold in the other hour has the price that it has alone."""
+    rows = [row for t in (0, 1) for row in (("up", "1", "offer", t, 200.0, 0.20), ("pv", "2", "offer", t, 30.0, 0.02))]
+    columns = ["order", "bus", "side", "period", "width_kw", "price"]
+    orders = mo.Orders.from_steps(pd.DataFrame([*rows, ("load", "2", "bid", 1, 80.0, 0.5)], columns=columns))
+    network = two_bus().replace(hours=[0.5, 2.0])
+    clearing = mo.clear("surplus", network, orders, flow=flow)
+    assert clearing.certificate.ok()
+    night = clearing.prices[clearing.prices["period"] == 0]["price"]
+    assert night.max() <= 0.02 + 1e-6
+    assert night.min() >= -1.0
+    alone = mo.clear("surplus", network.replace(hours=[2.0]), only(orders, 1), flow=flow)
+    day = clearing.prices[clearing.prices["period"] == 1]["price"].tolist()
+    assert day == pytest.approx(alone.prices["price"].tolist(), rel=1e-6)
+
+
+def only(orders, period):
+    """The orders of one period, as those of the only one."""
+    tables = (table[table["period"] == period].assign(period=0) for table in (orders.orders, orders.segments))
+    return mo.Orders(*(table.reset_index(drop=True) for table in tables))

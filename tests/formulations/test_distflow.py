@@ -47,6 +47,28 @@ def test_a_line_with_losses_on_paper(flow):
     assert np.abs(gap.phantom_kw).max() < 1e-7
 
 
+@pytest.mark.parametrize("kw", [0.05, 1.0, 100.0])
+def test_no_branch_is_held_at_no_power(kw):
+    """A unit that gives kvar alone hangs on a branch of its own: a bound on that branch's current, which its equation
+    implies, would make a point at which it gives none a stationary one."""
+    r = 10.0 / kw
+    buses = pd.DataFrame({"bus": list("1234"), "base_kv": 1.0, "v_min_pu": 0.5, "v_max_pu": 1.5})
+    branches = pd.DataFrame({"branch": list("abc"), "from_bus": list("123"), "to_bus": list("234"), "r_ohm": r,
+                             "x_ohm": 2 * r})  # fmt: skip
+    orders = mo.Orders.from_steps(pd.DataFrame({
+        "order": ["up", "town", "unit"], "bus": ["1", "3", "4"], "side": ["offer", "bid", "offer"],
+        "width_kw": [1e4 * kw, kw, kw], "price": [0.05, 1.0, 0.9], "tan_phi": [0.0, 0.5, 0.0],
+        "q_min_kvar": [np.nan, np.nan, -0.3 * kw], "q_max_kvar": [np.nan, np.nan, 0.3 * kw],
+    }))  # fmt: skip
+    network = mo.Network(buses, branches, "1")
+    cone, exact = (mo.clear("surplus", network, orders, flow=flow) for flow in BOTH)
+    assert not cone.relaxation["slack"].any()
+    assert exact.welfare == pytest.approx(cone.welfare, rel=1e-7)
+    given = exact.dispatch.set_index("order")["q_kvar"]["unit"]
+    assert given == pytest.approx(cone.dispatch.set_index("order")["q_kvar"]["unit"], rel=1e-3)
+    assert given > 0.1 * kw
+
+
 @pytest.mark.parametrize("name", ["case33bw", "ieee34", "ieee37"])
 @pytest.mark.parametrize("flow", BOTH, ids=IDS)
 def test_voltages_are_those_of_newtons_power_flow(name, flow):

@@ -120,9 +120,10 @@ def test_a_polygon_makes_it_linear_and_stays_inside():
     assert before == pytest.approx(circle, rel=0.01)
 
 
-def test_too_few_sides_are_refused():
-    with pytest.raises(mo.FormulationError, match="'sides' of flow 'lindistflow' takes a whole number from 4 on"):
-        mo.clear("surplus", two_bus(), market(), flow=mo.flow(lindistflow, sides=3))
+@pytest.mark.parametrize("sides", [3, 4.5, True, "many"])
+def test_too_few_sides_are_refused(sides):
+    with pytest.raises(mo.FormulationError, match=f"from 4 on, not {sides!r}"):
+        mo.clear("surplus", two_bus(), market(), flow=mo.flow(lindistflow, sides=sides))
 
 
 def test_a_reactive_range_is_free_whether_the_order_trades_or_not():

@@ -355,7 +355,8 @@ def test_it_is_saved_and_read(tmp_path):
     clearing = mo.clear("dlmp", network, loads(), contingencies="n-1", emergency={"13": 1.1})
     clearing.save(tmp_path / "saved")
     loaded = mo.Clearing.load(tmp_path / "saved")
-    pd.testing.assert_frame_equal(loaded.contingencies, clearing.contingencies, check_dtype=False)
+    pd.testing.assert_frame_equal(loaded.contingencies, clearing.contingencies)
+    assert str(loaded.contingencies["worst_period"].dtype) == "Int64"
     assert loaded.options["contingencies"] == "n-1"
     assert loaded.certificate.ok()
 
@@ -411,6 +412,29 @@ def test_names_that_cannot_fail(asked, error, words):
     orders = loads().merge(steps(("both", "2", "offer", 5, 0.3)))
     with pytest.raises(error, match=words):
         mo.clear("dlmp", network, orders, contingencies=asked)
+
+
+def test_all_of_them_and_some_more():
+    """'n-1' among names stands for all of them, to which participants may be added."""
+    frame = pd.DataFrame([("g1", "firm", "2", "offer", 9, 0.3), ("g2", "firm", "3", "offer", 9, 0.3)],
+                         columns=["order", "participant", "bus", "side", "width_kw", "price"])  # fmt: skip
+    orders = loads().merge(mo.Orders.from_steps(frame))
+    for asked in ("n-1, firm, 12", ["firm", "n-1"]):
+        found = mo.clear("dlmp", triangle(), orders, contingencies=asked).contingencies["contingency"]
+        assert sorted(found) == sorted(["12", "23", "13", "gen", "g1", "g2", "firm"])
+
+
+@pytest.mark.parametrize("asked", ["n-1", "gen"])
+def test_a_grid_without_branches_is_secure(asked):
+    network = mo.Network(pd.DataFrame({"bus": ["1"], "base_kv": 1.0}), triangle().branches[:0], "1")
+    orders = steps(("up", "1", "offer", 300, 0.02), ("d", "1", "bid", 10, 1.0))
+    if asked == "gen":
+        with pytest.raises(UnknownNameError, match="unknown contingency 'gen'"):
+            mo.clear("dlmp", network, orders, contingencies=asked)
+        return
+    clearing = mo.clear("dlmp", network, orders, contingencies=asked)
+    assert clearing.contingencies.empty
+    assert clearing.certificate.ok()
 
 
 def test_names_that_two_things_have():

@@ -212,6 +212,17 @@ def test_wrong_kinds_of_argument() -> None:
         mo.solve(object())
 
 
+@pytest.mark.parametrize("value", ["maybe", 1, None])
+def test_a_switch_of_a_flow_is_on_or_off(value: Any) -> None:
+    """What Python takes for true is no answer to 'exact or not?'; likewise for a flow of one's own."""
+
+    def mine(block: Any, network: Any, injection: Any, *, exact: bool = False) -> None: ...
+
+    for which in ("distflow", mine):
+        with pytest.raises(mo.FormulationError, match=f"'exact' of flow '.*' takes true or false, not {value!r}"):
+            mo.flow(which, exact=value)
+
+
 def test_a_radial_flow_names_the_loop() -> None:
     network, orders = small_market()
     loop = pd.DataFrame([{"branch": "b-c", "from_bus": "b", "to_bus": "c", "r_ohm": 0.1, "x_ohm": 0.1}])

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 import mktopt as mo
-from mktopt.report import as_document, telling_parts
+from mktopt.report import TITLES, as_document, print_clearing, telling_parts
+from mktopt.terminal import Format
 from tests.clearing.markets import affine, congested, radial
 from tests.test_cli import run
 
@@ -37,6 +38,25 @@ def test_prices_are_printed_in_parts_that_sum_to_them():
     assert "congestion" in head
     assert "security" not in head, "parts that are zero everywhere are left out"
     assert "Prices [$/kWh]\n" not in text, "the price stands in the table of its parts"
+
+
+def test_no_number_is_cut_off(monkeypatch, capsys):
+    """A terminal of 60 columns for eight columns of numbers: lines get longer, numbers stay whole."""
+    clearing = mo.clear("surplus", *mo.load_case("ieee37")[:2], flow="distflow")
+    monkeypatch.setenv("COLUMNS", "60")
+    for name, digits in (("flows", 2), ("voltages", 4), ("reactive_prices", 4), ("price_parts", 4)):
+        print_clearing(clearing, Format.table, name, None, "")
+        rows, table = section(capsys.readouterr().out, TITLES[name]), getattr(clearing, name)
+        column = table.columns[2]
+        written = [float(row[2].replace(",", "")) for row in rows]
+        assert written == pytest.approx(table[column].tolist(), abs=0.51 * 10**-digits), name
+
+
+def test_parts_that_are_zero_are_no_columns():
+    text, _ = run(*SECURE, "--table", "price_parts")
+    assert "security" in text
+    assert "reactive" not in text
+    assert "reactive" in run(*SECURE, "--table", "price_parts", "--format", "csv")[0]
 
 
 def test_prices_of_one_part_are_printed_as_before():

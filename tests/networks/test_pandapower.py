@@ -200,7 +200,7 @@ def test_named_cases_there_and_back(name: str) -> None:
     columns = ["from_bus", "to_bus", "r_ohm", "b_us", "ratio", "shift_deg", "rating_kva", "in_service"]
     pd.testing.assert_frame_equal(left[columns], right[columns], rtol=1e-9)
     kv = network.buses.set_index("bus")["base_kv"].loc[left["from_bus"]].to_numpy()
-    least = np.where(left["x_ohm"] == 0, 1e-7 * (kv / left["ratio"]) ** 2, 0.0)
+    least = np.maximum(1e-7 * kv**2, 1e-6 * left["r_ohm"]) * (left["x_ohm"] == 0)
     ideal = ((left["r_ohm"] == 0) & (left["kind"] != "transformer")).to_numpy()
     assert right["x_ohm"].to_numpy() == pytest.approx(left["x_ohm"].to_numpy() + np.where(ideal, 0.0, least), rel=1e-9)
     for table in ("buses", "loads", "shunts"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections.abc import Callable
 
@@ -259,3 +260,11 @@ def test_no_warning_from_numpy(make_network: MakeNetwork) -> None:
         warnings.simplefilter("error")
         topology = make_network(4, 7, chords=3).topology
         _ = (topology.lodf, topology.ptdf, topology.shift_flow_kw)
+
+
+def test_a_grid_goes_to_another_process_after_use(make_network: MakeNetwork) -> None:
+    network = make_network(3, 6, 2)
+    factors = network.topology.ptdf
+    there = pickle.loads(pickle.dumps(network))  # noqa: S301 our own bytes
+    assert (there.topology.ptdf == factors).all()
+    assert there.topology.dc_solver(np.zeros(network.n_branches + 5)) == pytest.approx(0.0)

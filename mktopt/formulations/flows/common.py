@@ -34,11 +34,14 @@ class Flow:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def with_options(self, **options: Any) -> Flow:
-        """This flow with `options` set; raises UnknownNameError for an option that it does not have."""
-        known = list(inspect.signature(self.build).parameters)[3:]
-        for option in options:
+        """This flow with `options` set; raises UnknownNameError for an option that it does not have,
+        FormulationError for a value other than true or false of an option that is one of them."""
+        known = dict(list(inspect.signature(self.build).parameters.items())[3:])
+        for option, value in options.items():
             if option not in known:
                 raise unknown_name(f"option of flow '{self.name}'", option, known)
+            if isinstance(known[option].default, bool) and not isinstance(value, (bool, np.bool_)):
+                raise FormulationError(f"option '{option}' of flow '{self.name}' takes true or false, not {value!r}")
         return Flow(self.name, self.build, self.summary, self.radial_only, {**self.options, **options})
 
     def fill(self, block: Any, network: Network, injection: Injections) -> None:

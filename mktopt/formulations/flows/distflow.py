@@ -34,6 +34,7 @@ import pyomo.environ as pyo
 from pyomo.core.expr import LinearExpression
 from pyomo.core.expr.numeric_expr import MonomialTermExpression, ProductExpression, SumExpression
 
+from mktopt.formulations.changing import set_bounds
 from mktopt.formulations.flows.common import index_sets
 from mktopt.formulations.flows.power import (
     Grouped,
@@ -84,7 +85,7 @@ def distflow(
     lines = Lines(network)
     to_p, to_q = entries(block.to_kw), entries(block.to_kvar)
     end, one = lines.rows(network.to_index), np.ones(len(to_p))
-    impeded, unit, current = _currents(block, network, lines)
+    impeded, unit, current = _currents(block, network, lines, exact)
     series = _series(block, network, lines)
     balances(block, lines, injection, ([(end, one, to_p)], [(end, one, to_q)]))
     _losses(block, lines, impeded, unit, current, series)
@@ -131,12 +132,19 @@ def current_unit(network: Network) -> FloatArray:
     return np.asarray((units.branch_kva(network) / _UNITS) ** 2)
 
 
-def _currents(block: Any, network: Network, lines: Lines) -> tuple[Any, FloatArray, Objects]:
-    """`current2[l, t]` of branches with an impedance: (which of all branches and periods, their units, variables)."""
+def _currents(block: Any, network: Network, lines: Lines, exact: bool) -> tuple[Any, FloatArray, Objects]:
+    """`current2[l, t]` of branches with an impedance: (which of all branches and periods, their units, variables).
+
+    Where exact, i v2_i = P^2 + Q^2 keeps it from being negative. A bound that says so once more would, at zero power,
+    hold the branch there: multipliers of any size, which cancel, make every such point a stationary one.
+    """
     impeded = np.flatnonzero(lines.each((lines.r != 0) | (lines.x != 0)))
     keys, unit = list(block.p_kw), lines.each(current_unit(network))[impeded]
     used = [keys[k] for k in impeded]
-    block.current2 = pyo.Var(pyo.Set(initialize=used, dimen=2), bounds=(0.0, None))
+    block.current2 = pyo.Var(pyo.Set(initialize=used, dimen=2))
+    least = lines.each(network.buses["v_min_pu"].to_numpy(float)[network.from_index])[impeded]
+    bound = np.where(exact & (least > 0.0), -np.inf, 0.0)
+    set_bounds(block.current2.values(), bound, np.full(len(used), np.inf))
     block.current_unit = dict(zip(used, unit.tolist(), strict=True))
     return impeded, unit, entries(block.current2)
 
@@ -219,12 +227,13 @@ class RelaxationGap(NamedTuple):
 
     gap: (i v2_i - P^2 - Q'^2) / max(i v2_i, e), e: the square of a hundredth of the branch's usual power, or of a
     thousandth of the greatest of all, which is noise; phantom_kw: losses of the model that a power flow would not have,
-    r (i - (P^2 + Q'^2) / v2_i); slack: bool, where the gap matters: it exceeds a thousandth, and those losses, or the
-    same of reactive power, a millionth of the greatest power. Zero for branches without impedance.
+    r (i - (P^2 + Q'^2) / v2_i); phantom_kvar: the same of reactive power, with x; slack: bool, where the gap matters:
+    it exceeds a thousandth, and one of the two a millionth of the greatest power. Zero for branches without impedance.
     """
 
     gap: FloatArray
     phantom_kw: FloatArray
+    phantom_kvar: FloatArray
     slack: npt.NDArray[np.bool_]
 
 
@@ -238,15 +247,15 @@ def relaxation_gap(block: Any, network: Network) -> RelaxationGap:
         )
 
     p, q, v2 = values(block.p_kw), values(block.q_kvar), values(block.v2)[network.from_index]
-    unit = current_unit(network)[:, None]
     impeded = (lines.r != 0) | (lines.x != 0)
     square = np.zeros(shape)
-    square[impeded] = values(block.current2) * unit[impeded]
+    square[impeded] = values(block.current2) * np.reshape([*block.current_unit.values()], (-1, shape[1]))
     flow2 = p**2 + (q + lines.h[:, None] * v2) ** 2
     slack = np.where(impeded[:, None], square * v2 - flow2, 0.0)
     usual = units.branch_kva(network)
     most = usual.max(initial=0.0)
     idle = np.maximum(_IDLE * usual, _IDLE / 10.0 * most)[:, None] ** 2
     gap, excess = slack / np.maximum(square * v2, idle), slack / v2
-    lost = np.maximum(lines.r, np.abs(lines.x))[:, None] * excess
-    return RelaxationGap(gap, lines.r[:, None] * excess, (gap > _SLACK) & (lost > _NOISE * most))
+    kw, kvar = lines.r[:, None] * excess, lines.x[:, None] * excess
+    lost = np.maximum(kw, np.abs(kvar))
+    return RelaxationGap(gap, kw, kvar, (gap > _SLACK) & (lost > _NOISE * most))

@@ -48,7 +48,7 @@ def lindistflow(
     leaves the program linear; free_source: the source's voltage is chosen within its limits. Raises FormulationError
     for fewer sides.
     """
-    if sides is not None and sides < 4:
+    if not (sides is None or (_is_whole(sides) and sides >= 4)):
         raise FormulationError(f"option 'sides' of flow 'lindistflow' takes a whole number from 4 on, not {sides!r}")
     index_sets(block, network)
     block.p_kw = pyo.Var(block.branches, block.periods)
@@ -73,6 +73,10 @@ def lindistflow(
     apparent_power(block, network, ends, sides)
     if lines.h.any():
         _arrivals(block, arriving)
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
 
 
 def _arrivals(block: Any, arriving: Powers) -> None:

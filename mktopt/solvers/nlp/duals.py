@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from mktopt.solvers.nlp.backends import Raw
+from mktopt.solvers.nlp.least import least_multipliers
 from mktopt.solvers.nlp.problem import Nlp
 from mktopt.solvers.prices import marginal_values
 from mktopt.solvers.program import Array, Program
@@ -39,6 +40,8 @@ def duals(nlp: Nlp, raw: Raw, x: Array) -> tuple[Array, Array]:
             # Where a branch is stiff, honest multipliers are as large; then least squares would lose the small ones.
             if _error(program, x, shorter, reduced_cost) <= 2.0 * _error(program, x, row_dual, reduced_cost):
                 row_dual = shorter
+        if finite:
+            row_dual, reduced_cost = least_multipliers(program, x, row_dual, reduced_cost, nlp.D[:n], sigma)
         if finite and fixed.any():
             reduced_cost[fixed] = (program.gradient(x) - program.jacobian(x).T @ row_dual)[fixed]
     return row_dual, reduced_cost
