@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, settings
 # Shrinking a failure can take minutes; the profile `dev` does it.
 _quick = (Phase.explicit, Phase.reuse, Phase.generate)
 _common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "print_blob": True}
-settings.register_profile("ci", derandomize=True, max_examples=25, phases=_quick, **_common)
+settings.register_profile("ci", derandomize=True, max_examples=20, phases=_quick, **_common)
 settings.register_profile("dev", max_examples=40, **_common)
 settings.register_profile("thorough", max_examples=1000, **_common)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

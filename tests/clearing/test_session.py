@@ -96,7 +96,7 @@ def snapshot(model: Any) -> list[Any]:
     return variables + params
 
 
-@settings(max_examples=18)
+@settings(max_examples=12)
 @given(
     structure=st.integers(0, 10**6),
     data=st.integers(0, 10**6),

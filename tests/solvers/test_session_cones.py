@@ -88,7 +88,7 @@ def redrawn(session: Session, random: np.random.Generator) -> None:
         session.set(name, np.abs(new) if name == "bound" else new)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), kind=st.sampled_from(list(MAKERS)))
 def test_a_session_solves_what_solving_anew_does(seed: int, kind: str) -> None:
     random = np.random.default_rng(seed)
@@ -114,7 +114,7 @@ def test_a_session_solves_what_solving_anew_does(seed: int, kind: str) -> None:
             assert found.status.stopped is anew.status.stopped
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), kind=st.sampled_from(list(MAKERS)))
 def test_products_give_the_arrays_that_the_form_has(seed: int, kind: str) -> None:
     random = np.random.default_rng(seed)
@@ -141,7 +141,7 @@ def costlier(program: Program, factor: float) -> Program:
     return program.replace(c=factor * program.c, P=None if program.P is None else factor * program.P, logs=logs)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     kind=st.sampled_from(list(MAKERS)),
