@@ -37,9 +37,10 @@ lint: $(STAMP)  ## ruff and mypy (strict)
 coverage: $(STAMP)  ## tests with the lines that none of them reaches
 	@$(PY) -m pytest --cov --cov-report=term
 
-bench: $(STAMP)  ## speed against the raw solver and CVXPY
+bench: $(STAMP)  ## speed against raw solvers, CVXPY and pandapower
 	@$(PY) benchmarks/speed/clear.py
 	@$(PY) benchmarks/speed/resolve.py
+	@$(PY) benchmarks/speed/physics.py
 
 ipopt: $(STAMP)  ## try again to build cyipopt (make setup has tried once)
 	@$(PY) tools/build_cyipopt.py

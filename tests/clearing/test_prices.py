@@ -175,7 +175,7 @@ FEATURES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("flow", MESHED_FLOWS)
+@pytest.mark.parametrize("flow", ["transport", "dc", "ac"])
 @pytest.mark.parametrize("feature", FEATURES, ids=lambda f: f.__name__)
 def test_prices_hold_with(feature, flow):
     network = meshed(21, hours=[0.5])
@@ -250,7 +250,7 @@ def test_transport_dc_and_ptdf_agree_on_radial_grids(seed, solver):
 
 @pytest.mark.parametrize("turned", [False, True], ids=["along", "against"])
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_dc_and_ptdf_agree_on_meshed_grids(seed, solver, turned):
     """With phase shifters, a ratio, a switch, a negative reactance and an angle limit that binds."""
     network = meshed(seed, n=8, chords=4)
