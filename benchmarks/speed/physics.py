@@ -76,15 +76,10 @@ def contest(name: str, kind: str, repeat: int, runs: dict[str, Callable[[], Call
     return Contest(name, kind, repeat, {who: statistics.median(values) for who, values in seconds.items()}, error)
 
 
-def welfare(clearing: mo.Clearing) -> float:
-    """Welfare of a clearing that must be an optimum."""
-    return clearing.welfare
-
-
 def cleared(name: str, **how: Any) -> Callable[[], float]:
     """A cold clearing of a case, ready to be timed."""
     network, orders = case_of(name)
-    return lambda: welfare(mo.clear("dlmp", network, orders, **how))
+    return lambda: mo.clear("dlmp", network, orders, **how).welfare
 
 
 def cones(name: str, repeat: int) -> Contest:
@@ -157,7 +152,7 @@ def security(name: str, repeat: int) -> Contest:
         fresh, firm = case_of(name)
         tight = fresh.replace(branches=fresh.branches.assign(rating_kva=ratings))
         soft = mo.Orders(firm.orders.assign(minimum_kw=0.0), firm.segments)
-        return lambda: welfare(mo.clear("dlmp", tight, soft, flow="dc", contingencies="n-1", lazy=lazy))
+        return lambda: mo.clear("dlmp", tight, soft, flow="dc", contingencies="n-1", lazy=lazy).welfare
 
     return contest(name + ", N-1", "N-1", repeat, {LAZY: partial(run, True), AT_ONCE: partial(run, False)})
 
