@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from mktopt.networks.cases import CASES, DATA, SYNTHETIC, load_case, load_network
+from mktopt.networks.cases import CASES, SYNTHETIC, folder_of, load_case, load_network
 from mktopt.networks.csv_folder import read_about
 
 
@@ -23,7 +23,7 @@ def case_table() -> pd.DataFrame:
         if name == SYNTHETIC:
             row |= {"radial": "yes", "source": "generated", "licence": "free"}
         else:
-            network, about = load_network(name), read_about(DATA / name)
+            network, about = load_network(name), read_about(folder_of(name))
             row |= {"buses": network.n_buses, "branches": network.n_branches, "loads": len(network.loads)}
             row |= {"radial": "yes" if network.topology.is_radial else "no"}
             row |= {key: str(about.get(key, "")) for key in ("source", "licence")}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -319,16 +320,16 @@ def ieee37_aggregators(folder: Path) -> None:
         "generation_kw": agents["generation_kw"],
     }))  # fmt: skip
     scenarios = pd.read_csv(folder / "scenarios.csv")
-    about: dict[str, str | float] = {
+    about: dict[str, Any] = {
         "source": "synthetic agents (made for this package, seed 37) on the IEEE 37 feeder of OpenDSS",
         "licence": f"agents: free; feeder: {OPENDSS_LICENCE}",
         "notes": "bus 799 is held at 1.0 p.u.; no background load: the 483 agents replace it; agents are logarithmic, "
         "so orders need Prosumers.to_orders(max_error=...)",
     }
-    about |= {f"c0_{row.scenario}": float(row.c0_usd_per_kwh) for row in scenarios.itertuples()}
+    about["c0"] = {row.scenario: float(row.c0_usd_per_kwh) for row in scenarios.itertuples()}
     rating, stressed = table["s_max_kva"].astype(float), table["s_max_stressed_kva"].astype(float)
-    for position in np.flatnonzero((rating != stressed).to_numpy()):
-        about[f"stressed_kva_{branches['branch'][position]}"] = float(stressed[position])
+    derated = np.flatnonzero((rating != stressed).to_numpy())
+    about["stressed"] = {branches["branch"][position]: float(stressed[position]) for position in derated}
     write_network(network, DATA / "ieee37_aggregators", about=about, compact=True)
     prosumers.to_csv(DATA / "ieee37_aggregators" / "prosumers.csv")
 

@@ -7,6 +7,7 @@ files, a MATPOWER `.m` file or a pandapower `.json` file.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +50,7 @@ CASES: dict[str, str] = {
     "case300": "IEEE 300-bus case with the limits and costs of PGLib",
     "eight_node": "eight agents on a public grid with private edges (coalitions)",
     "ieee37_aggregators": "IEEE 37 with 17 aggregators of 483 log-utility agents",
+    "ieee37_aggregators:stressed": "the same with three lines derated, so that they bind",
     SYNTHETIC: "random radial feeder of N buses with 2 N affine orders",
 }
 
@@ -72,16 +74,30 @@ def load_case(name: str | Path) -> Case:
         return _synthetic(text)
     if text not in CASES:
         raise unknown_name("case", text, case_names())
-    return _from_folder(DATA / text)
+    return _variant(_from_folder(folder_of(text)), text)
 
 
 def load_network(name: str | Path) -> Network:
     """The network of a named case, or of a path (CSV folder, `.m`, pandapower `.json`)."""
     if _is_path(name):
         return _reader(Path(name))[0](Path(name))
-    if str(name) in CASES and str(name) != SYNTHETIC:
-        return read_network(DATA / str(name))
+    if str(name) in CASES and ":" not in str(name):
+        return read_network(folder_of(str(name)))
     return load_case(name).network
+
+
+def folder_of(name: str) -> Path:
+    """The folder with the tables of a named case; a variant such as "ieee37_aggregators:stressed" has those of the
+    case that it varies."""
+    return DATA / name.split(":")[0]
+
+
+def _variant(case: Case, name: str) -> Case:
+    """`case` with the ratings of the variant that `name` asks for after its colon, which its [about] holds [kVA]."""
+    if ":" not in name:
+        return case
+    network = case.network.with_ratings(case.meta[name.split(":")[1]]).replace(name=name)
+    return case._replace(network=network, meta={**case.meta, "name": name})
 
 
 def _is_path(name: str | Path) -> bool:
@@ -96,7 +112,9 @@ def _is_path(name: str | Path) -> bool:
 def _from_folder(folder: Path) -> Case:
     network = read_network(folder)
     about = read_about(folder)
-    prosumers = Prosumers.from_csv(folder / "prosumers.csv") if (folder / "prosumers.csv").exists() else None
+    prosumers: Prosumers | None = None
+    if (folder / "prosumers.csv").exists():
+        prosumers = replace(Prosumers.from_csv(folder / "prosumers.csv"), meta={"c0": about.get("c0", {})})
     orders: Orders | None = None
     if (folder / "orders.csv").exists():
         orders = Orders.from_csv(folder / "orders.csv")

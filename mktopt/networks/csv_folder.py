@@ -9,6 +9,7 @@ Numbers are written so that they are read back unchanged.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ TABLES: dict[str, Sequence[Column]] = {
     "loads": LOAD_COLUMNS,
     "shunts": SHUNT_COLUMNS,
 }
+# A key of TOML that needs no quotes.
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 REQUIRED = ("buses", "branches")
 SETTINGS = ("name", "source_bus", "source_v_pu", "hours", "about")
 
@@ -88,7 +91,7 @@ def write_network(
     network: Network,
     folder: str | Path,
     orders: Orders | None = None,
-    about: Mapping[str, str | float] | None = None,
+    about: Mapping[str, Any] | None = None,
     compact: bool = False,
 ) -> None:
     """Writes `network` (and `orders`, and a table [about]) to `folder`, all or nothing.
@@ -106,7 +109,7 @@ def write_network(
 
 
 def write_tables(
-    network: Network, folder: Path, about: Mapping[str, str | float] | None = None, compact: bool = False
+    network: Network, folder: Path, about: Mapping[str, Any] | None = None, compact: bool = False
 ) -> None:
     """Writes the files of `network` into an existing folder, as part of a larger `write_folder`."""
     (folder / "network.toml").write_text(_settings(network, about or {}), encoding="utf-8")
@@ -116,7 +119,7 @@ def write_tables(
         frame[names].to_csv(folder / f"{table}.csv", index=False, encoding="utf-8", lineterminator="\n")
 
 
-def _settings(network: Network, about: Mapping[str, str | float]) -> str:
+def _settings(network: Network, about: Mapping[str, Any]) -> str:
     hours = ", ".join(repr(float(value)) for value in network.hours)
     lines = [
         f"name = {_quoted(network.name)}",
@@ -124,9 +127,13 @@ def _settings(network: Network, about: Mapping[str, str | float]) -> str:
         f"source_v_pu = {network.source_v_pu!r}",
         f"hours = [{hours}]",
     ]
-    if about:
-        lines += ["", "[about]"]
-        for key, value in about.items():
+    plain = {key: value for key, value in about.items() if not isinstance(value, Mapping)}
+    tables: dict[str, Mapping[str, Any]] = {"about": plain} if about else {}
+    tables |= {f"about.{key}": value for key, value in about.items() if isinstance(value, Mapping)}
+    for table, content in tables.items():
+        lines += ["", f"[{table}]"]
+        for key, value in content.items():
+            key = key if _BARE.fullmatch(key) else _quoted(key)
             lines.append(f"{key} = {_quoted(value) if isinstance(value, str) else repr(float(value))}")
     return "\n".join(lines) + "\n"
 
