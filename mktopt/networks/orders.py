@@ -100,6 +100,13 @@ class Orders:
     # -- makers ---------------------------------------------------------------------------------------------
 
     @classmethod
+    def none(cls) -> Orders:
+        """No orders at all: those of a market whose participants are others."""
+        columns = (ORDER_COLUMNS, SEGMENT_COLUMNS)
+        orders, segments = (pd.DataFrame({column.name: [] for column in part}) for part in columns)
+        return cls(orders, segments)
+
+    @classmethod
     def from_curves(cls, frame: pd.DataFrame, meta: Mapping[str, Any] | None = None) -> Orders:
         """Orders from the quadruples of OpenGridGym: columns order, bus, side, q_max_kw, price_min, price_max.
 

@@ -1,16 +1,13 @@
 """Prosumers: agents with a concave utility of what they consume and some generation of their own.
 
-    log:        u(x) = a log(1 + x / b),        u'(x) = a / (b + x)
-    quadratic:  u(x) = a x - b x^2 / 2,         u'(x) = a - b x
-
-x: consumption [kW]; u: utility [$/h]; u': [$/kWh]. A prosumer with generation g that takes p from the grid (gives,
-where p < 0) consumes x = p + g >= 0. The logarithmic form is the usual a log(b + x) less its value at x = 0.
+A prosumer with generation g that takes p from the grid (gives, where p < 0) consumes x = p + g >= 0, which is worth
+u(x) to it: one of the forms of `mktopt.networks.utilities`, or a form of its owner's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from mktopt.errors import DataError, Fault
+from mktopt.errors import DataError, Fault, unknown_name
 from mktopt.networks.orders import Orders
-from mktopt.networks.tables import Column, duplicates, read_csv, read_table, refuse
+from mktopt.networks.tables import MAX_FAULTS, Column, duplicates, read_csv, read_table, refuse
+from mktopt.networks.utilities import LOG, QUADRATIC, UTILITIES, Utility
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,15 +27,15 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float64]
 
-LOG, QUADRATIC = "log", "quadratic"
+__all__ = ["LOG", "PROSUMER_COLUMNS", "QUADRATIC", "Prosumers"]
 
 PROSUMER_COLUMNS = (
     Column("agent", "text"),
     Column("bus", "text"),
     Column("aggregator", "text", default=""),
-    Column("utility", "text", choices=(LOG, QUADRATIC)),
-    Column("a", positive=True),
-    Column("b", positive=True),
+    Column("utility", "text"),
+    Column("a"),
+    Column("b"),
     Column("generation_kw", default=0.0, low=0.0, missing=True),
 )
 
@@ -46,29 +44,35 @@ PROSUMER_COLUMNS = (
 class Prosumers:
     """Agents with utilities, frozen and validated; every array below has one entry per row of `table`.
 
-    table: agent, bus, aggregator (default: the bus), utility (log | quadratic), a, b, generation_kw (0). Log: a in
-    $/h, b in kW. Quadratic: a in $/kWh, b in $/kWh per kW. Raises DataError with every fault.
+    table: agent, bus, aggregator (default: the bus), utility (log | quadratic | a key of `utilities`), a, b,
+    generation_kw (0). Log: a in $/h, b in kW. Quadratic: a in $/kWh, b in $/kWh per kW; both must be positive.
+    utilities: forms of one's own by name (see `mktopt.own_utility`), with any finite a and b. Raises DataError with
+    every fault.
     """
 
     table: pd.DataFrame
     meta: Mapping[str, Any] = field(default_factory=dict)
+    utilities: Mapping[str, Utility] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         faults: list[Fault] = []
+        _refuse_records(self.utilities)
         table = read_table(self.table, "prosumers", PROSUMER_COLUMNS, faults, "agent")
         duplicates(table, "prosumers", "agent", faults)
+        _check_forms(table, {**UTILITIES, **self.utilities}, faults)
         refuse(faults)
         own = (table["aggregator"] == "").to_numpy()
         table.loc[own, "aggregator"] = table.loc[own, "bus"]
         object.__setattr__(self, "table", table)
+        object.__setattr__(self, "utilities", dict(self.utilities))
 
     @classmethod
-    def from_csv(cls, path: str | Path) -> Prosumers:
-        """Prosumers from a CSV file with the columns of `table`."""
+    def from_csv(cls, path: str | Path, utilities: Mapping[str, Utility] | None = None) -> Prosumers:
+        """Prosumers from a CSV file with the columns of `table`; a file holds names of `utilities`, not functions."""
         frame = read_csv(path)
         if len(frame) == 0:
             raise DataError(Fault(str(path), "the file has a header but no rows", hint="add at least one agent"))
-        return cls(frame)
+        return cls(frame, utilities=dict(utilities or {}))
 
     def to_csv(self, path: str | Path) -> None:
         """Writes the table; `from_csv` reads it back unchanged."""
@@ -107,25 +111,84 @@ class Prosumers:
 
     def utility(self, x_kw: npt.ArrayLike) -> FloatArray:
         """Utility u(x) of consuming `x_kw` [$/h]; `x_kw` broadcasts against the agents (last axis)."""
-        x = np.asarray(x_kw, dtype=float)
-        with np.errstate(invalid="ignore"):
-            log = self.a * np.log1p(x / self.b)
-        return np.where(self.is_log, log, self.a * x - 0.5 * self.b * x**2)
+        return self._evaluated("value", x_kw)
 
     def marginal(self, x_kw: npt.ArrayLike) -> FloatArray:
         """Marginal utility u'(x) at consumption `x_kw` [$/kWh]; `x_kw` broadcasts against the agents."""
-        x = np.asarray(x_kw, dtype=float)
-        return np.where(self.is_log, self.a / (self.b + x), self.a - self.b * x)
+        return self._evaluated("marginal", x_kw)
+
+    def curvature(self, x_kw: npt.ArrayLike) -> FloatArray:
+        """u''(x) < 0 at consumption `x_kw` [$/kWh per kW]; `x_kw` broadcasts against the agents."""
+        return self._evaluated("curvature", x_kw)
 
     def demand_at(self, price: npt.ArrayLike) -> FloatArray:
         """Consumption x >= 0 with u'(x) = `price` [kW], 0 where even the first unit is worth less.
 
         `price` [$/kWh] broadcasts against the agents. At a price <= 0 a logarithmic agent has no limit: inf.
         """
-        c = np.asarray(price, dtype=float)
-        with np.errstate(divide="ignore", over="ignore"):
-            log = np.where(c > 0, self.a / np.where(c > 0, c, 1.0) - self.b, np.inf)
-        return np.maximum(0.0, np.where(self.is_log, log, (self.a - c) / self.b))
+        return self._evaluated("demand", price)
+
+    @cached_property
+    def _forms(self) -> list[tuple[Utility, npt.NDArray[np.int64]]]:
+        """The utilities that occur, each with the rows of its agents."""
+        known = {**UTILITIES, **self.utilities}
+        names = self.table["utility"].to_numpy(dtype=object)
+        return [(known[name], np.flatnonzero(names == name)) for name in dict.fromkeys(names)]
+
+    def _evaluated(self, curve: str, at: npt.ArrayLike) -> FloatArray:
+        """A curve of the agents' utilities at x or price `at` (broadcasts, last axis the agents)."""
+        given = np.asarray(at, dtype=float)
+        if len(self._forms) == 1:
+            return np.asarray(getattr(self._forms[0][0], curve)(given, self.a, self.b), dtype=float)
+        shape = np.broadcast_shapes(given.shape, (len(self),))
+        given, found = np.broadcast_to(given, shape), np.empty(shape)
+        for utility, rows in self._forms:
+            found[..., rows] = getattr(utility, curve)(given[..., rows], self.a[rows], self.b[rows])
+        return found
+
+    def refuse_not_concave(self) -> None:
+        """Raises DataError where an own utility is not strictly concave, or not finite, at its test points.
+
+        The two built-in forms are concave by their positive parameters. See `mktopt.networks.concavity`.
+        """
+        from mktopt.networks.concavity import refuse_not_concave
+
+        refuse_not_concave(self)
+
+    # -- aggregators ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def group(self) -> npt.NDArray[np.int64]:
+        """Position of each agent's aggregator in `aggregators`."""
+        return np.asarray(pd.factorize(self.table["aggregator"])[0], dtype=np.int64)
+
+    @cached_property
+    def aggregators(self) -> pd.DataFrame:
+        """aggregator, bus, agents (how many), generation_kw (their sum), in sequence of first appearance.
+
+        Raises DataError where agents of one aggregator stand at different buses: it takes its power at one.
+        """
+        self._refuse_scattered()
+        grouped = self.table.groupby("aggregator", sort=False)
+        found = grouped.agg(bus=("bus", "first"), agents=("agent", "size"), generation_kw=("generation_kw", "sum"))
+        return found.reset_index()
+
+    def of_aggregator(self, name: str) -> Prosumers:
+        """The agents of one aggregator, as prosumers of their own; raises UnknownNameError."""
+        here = (self.table["aggregator"] == name).to_numpy()
+        if not here.any():
+            raise unknown_name("aggregator", name, self.aggregators["aggregator"])
+        return replace(self, table=self.table[here].reset_index(drop=True))
+
+    def _refuse_scattered(self) -> None:
+        first = self.table.groupby("aggregator", sort=False)["bus"].transform("first")
+        astray = self.table[self.table["bus"] != first].drop_duplicates("aggregator").head(MAX_FAULTS)
+        hint = "an aggregator has one bus; name another aggregator for the agents elsewhere"
+        faults = []
+        for row, agent, bus, name in astray[["agent", "bus", "aggregator"]].itertuples():
+            problem = f"the agents of aggregator {name!r} stand at different buses, {first[row]!r} and {bus!r}"
+            faults.append(Fault("prosumers", problem, agent, "bus", bus, hint))
+        refuse(faults)
 
     # -- as orders --------------------------------------------------------------------------------------------
 
@@ -140,6 +203,7 @@ class Prosumers:
         `max_error` [$/kWh] off and which end where it falls to `max_error`; without `max_error` it is refused.
         `meta` of the result has `max_price_error`: the error attained. periods: how many periods repeat the orders.
         """
+        self._refuse_own_forms()
         if self.is_log.any() and max_error is None:
             agent = self.table["agent"][int(np.argmax(self.is_log))]
             raise DataError(Fault(
@@ -153,6 +217,15 @@ class Prosumers:
         orders = frame.drop_duplicates(["order", "period"])[["order", "period", "participant", "bus", "side"]]
         columns = ["order", "period", "segment", "width_kw", "price_start", "price_end"]
         return Orders(orders, frame[columns], {**self.meta, "max_price_error": error})
+
+    def _refuse_own_forms(self) -> None:
+        own = self.table["utility"].isin(list(self.utilities)).to_numpy()
+        if own.any():
+            agent, name = self.table[["agent", "utility"]].iloc[int(np.argmax(own))]
+            raise DataError(Fault(
+                "prosumers", "a utility of one's own cannot become orders: nothing bounds the error of its segments",
+                agent, "utility", name, "use a mechanism that takes utilities as they are (gne), or log | quadratic",
+            ))  # fmt: skip
 
     def _segments(self, max_error: float) -> tuple[pd.DataFrame, float]:
         """One row per segment, and the largest price error of any."""
@@ -222,3 +295,30 @@ class Prosumers:
         faults: list[Fault] = []
         unknown_values(self.table, "prosumers", "agent", "bus", network.buses["bus"], faults, "buses")
         refuse(faults)
+
+
+def _refuse_records(utilities: Mapping[str, Any]) -> None:
+    """Raises DataError where `utilities` is no mapping of new names to records."""
+    for name, record in dict(utilities).items():
+        if name in UTILITIES:
+            raise DataError(Fault("utilities", "the name of a built-in utility", name, hint="choose another name"))
+        if not isinstance(record, Utility):
+            problem = f"expected a Utility, got {type(record).__name__}"
+            raise DataError(Fault("utilities", problem, name, hint="make one with mktopt.own_utility(name, function)"))
+
+
+def _check_forms(table: pd.DataFrame, known: Mapping[str, Utility], faults: list[Fault]) -> None:
+    """Appends a fault for every unknown form of utility and every parameter that its form does not allow."""
+    import difflib
+
+    form = table["utility"]
+    for row in np.flatnonzero(~form.isin(list(known)) & (form != ""))[:MAX_FAULTS]:
+        close = difflib.get_close_matches(str(form[row]), list(known), n=1, cutoff=0.5)
+        hint = (f"did you mean {close[0]!r}? " if close else "") + f"one of {', '.join(known)}"
+        faults.append(Fault("prosumers", "unknown word", table["agent"][row], "utility", form[row], hint))
+    strict = form.isin([name for name, utility in known.items() if utility.positive])
+    for column in ("a", "b"):
+        for row in np.flatnonzero(strict & (table[column] <= 0))[:MAX_FAULTS]:
+            value = table[column][row]
+            hint = "check sign and unit"
+            faults.append(Fault("prosumers", "must be greater than zero", table["agent"][row], column, value, hint))

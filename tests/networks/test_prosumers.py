@@ -167,3 +167,21 @@ def test_unknown_buses_are_named(make_network: MakeNetwork) -> None:
     people().check(make_network(1, 4))
     with pytest.raises(DataError, match=r"row 'qs', column 'bus', value 'n3': no such name in table 'buses'"):
         people().check(make_network(1, 3))
+
+
+def test_aggregators_in_sequence_of_appearance() -> None:
+    some = people(aggregator=["k2", "k2", "k1", "k0"])
+    frame = some.aggregators
+    assert frame["aggregator"].to_list() == ["k2", "k1", "k0"]
+    assert frame["bus"].to_list() == ["n1", "n2", "n3"]
+    assert frame["agents"].to_list() == [2, 1, 1]
+    assert frame["generation_kw"].to_list() == [12.0, 0.0, 6.0]
+    assert some.group.tolist() == [0, 0, 1, 2]
+
+
+def test_an_aggregator_has_one_bus() -> None:
+    scattered = people(aggregator=["k", "k", "k", "k2"])
+    message = r"row 'qb', column 'bus', value 'n2': the agents of aggregator 'k' .* 'n1' and 'n2'"
+    with pytest.raises(DataError, match=message):
+        _ = scattered.aggregators
+    assert scattered.group.tolist() == [0, 0, 0, 1]  # orders of such people are none the worse
