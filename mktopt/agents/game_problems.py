@@ -1,0 +1,307 @@
+"""The problems of single players and the projection of a game, solved again and again at other actions of the others.
+
+A problem whose Params enter affinely is compiled once, any other anew for each point. A player's problem that is convex
+has one solution and it is global. Elsewhere the search starts from the best of points scattered over the player's
+bounds, and what it finds is called `sampled`: no better answer is known, which is no proof that there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mktopt.agents.game_numbers import FloatArray, Numbers
+from mktopt.errors import FormulationError
+from mktopt.formulations.game_models import JOINT, MOVING, projection_model, response_model
+from mktopt.solvers import Has, Program, Session, Solution, Status, Stopped, compile, solve
+from mktopt.solvers.reading.parametric import compile_parametric
+
+CONVEX, SAMPLED = "convex", "sampled"
+_POINTS = 64
+_STARTS = 3
+_ROUNDING = 1e-9
+_TIGHT = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-11}
+_UNBOUNDED = (Stopped.UNBOUNDED, Stopped.INFEASIBLE_OR_UNBOUNDED)
+
+
+@contextmanager
+def values_kept(variables: Sequence[Any]) -> Iterator[None]:
+    """The values of the variables as they were, afterwards, whatever happens."""
+    before = [(v, v.value, v.stale) for v in variables]
+    try:
+        yield
+    finally:
+        for variable, value, stale in before:
+            variable.set_value(value, skip_validation=True)
+            variable.stale = stale
+
+
+def put(variables: Sequence[Any], x: FloatArray) -> None:
+    """Gives the variables the values x."""
+    for variable, value in zip(variables, x, strict=True):
+        variable.set_value(float(value), skip_validation=True)
+
+
+class Again:
+    """A model with Params as a program at any values of these."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        try:
+            self._parametric: Any = compile_parametric(model)
+        except FormulationError:  # not affine in its Params, unless `compile` objects too
+            self._parametric = None
+        self._session: Session | None = None
+
+    def program(self, given: Mapping[str, FloatArray]) -> Program:
+        """The program with the Params, by name, at these values (in sequence of their index)."""
+        if self._parametric is not None:
+            theta = self._parametric.theta.copy()
+            for name, keys in self._parametric.index.items():
+                start = self._parametric.start[name]
+                theta[start : start + len(keys)] = _in_sequence(self.model, name, keys, given[name])
+            program: Program = self._parametric.at(theta)
+            return program
+        for name, values in given.items():
+            param = self.model.component(name)
+            for key, value in zip(param.index_set(), values, strict=True):
+                param[key] = float(value)
+        return compile(self.model)
+
+    @property
+    def structure(self) -> Program:
+        """The program whose columns an answer of `quick` has."""
+        program: Program = compile(self.model) if self._parametric is None else self._parametric.program
+        return program
+
+    def quick(self, given: Mapping[str, FloatArray]) -> Solution:
+        """Solved by a `Session` where the problem is convex: fast, and a little less exact."""
+        if self._parametric is None or self._parametric.program.problem_class not in ("QP", "SOCP"):
+            return solve(self.program(given))
+        if self._session is None:
+            self._session = Session(self._parametric, "clarabel", _TIGHT)
+        for name in self._session.names:
+            self._session.set(name, given[name])
+        return self._session.solve()
+
+
+def _in_sequence(model: Any, name: str, keys: Sequence[Any], values: FloatArray) -> FloatArray:
+    if len(keys) == len(values):
+        return values
+    every = {key: position for position, key in enumerate(model.component(name).index_set())}
+    return values[[every[key] for key in keys]]
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """What a player would do: values of its variables (none where there is no answer), what it would gain there,
+    whether the problem is CONVEX or SAMPLED, and how the search ended."""
+
+    values: FloatArray
+    gain: float
+    proof: str
+    status: Status
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether its payoff has no limit."""
+        return self.status.stopped in _UNBOUNDED
+
+    @property
+    def empty(self) -> bool:
+        """Whether the others leave it no feasible action."""
+        return self.status.stopped is Stopped.INFEASIBLE
+
+
+class Responses:
+    """Best responses of all players of a game.
+
+    fresh: each is read anew from the expressions of the model, with the others' variables fixed for the time being;
+    else from what was compiled before.
+    """
+
+    def __init__(self, numbers: Numbers, fresh: bool = False) -> None:
+        self.numbers, self.fresh = numbers, fresh
+        self._own = [np.flatnonzero(numbers.owner == k) for k in range(numbers.players)]
+        self._problems: dict[int, Again] = {}
+
+    def own(self, player: int) -> Any:
+        """The positions of a player's variables."""
+        return self._own[player]
+
+    def _program(self, player: int, x: FloatArray) -> Program:
+        """The problem of a player, the others at x."""
+        numbers = self.numbers
+        others = np.flatnonzero(numbers.owner != player)
+        if self.fresh:
+            model = response_model(numbers.game, player, numbers.bound_by, fixed=True)
+            with _fixed([numbers.variables[j] for j in others]):
+                return compile(model)
+        if numbers.linear and numbers.quadratic:
+            return numbers.sliced(player, x)
+        if player not in self._problems:
+            self._problems[player] = Again(response_model(numbers.game, player, numbers.bound_by))
+        return self._problems[player].program({"others": x[others]})
+
+    def of(self, player: int, x: FloatArray) -> Response:
+        """The best response of `player` to the actions x of all (its own are where the search begins)."""
+        own = self._own[player]
+        if not len(own):  # all that it decides is fixed
+            return Response(np.zeros(0), 0.0, CONVEX, Status(Stopped.OPTIMAL, Has.OPTIMAL))
+        with values_kept(self.numbers.variables):
+            put(self.numbers.variables, x)
+            program = _admitting(self._program(player, x), self.numbers.row_sizes(x)[self.numbers.rows_of(player)])
+            solution, proof = best_of(program)
+        values = x[own].copy()
+        here = float(self.numbers.payoffs(x)[player])
+        if not solution.status.ok:
+            gain = np.inf if solution.status.stopped in _UNBOUNDED else np.nan
+            return Response(values, gain, proof, solution.status)
+        at = {id(v): k for k, v in enumerate(program.variables)}
+        for position, j in enumerate(own):
+            column = at.get(id(self.numbers.variables[j]))
+            if column is not None:
+                low, high = self.numbers.lower[j], self.numbers.upper[j]
+                values[position] = np.clip(solution.x[column], low, high)
+        there = x.copy()
+        there[own] = values
+        return Response(values, float(self.numbers.payoffs(there)[player]) - here, proof, solution.status)
+
+
+def _admitting(program: Program, sizes: FloatArray) -> Program:
+    """The program with limits that the variables' present values touch moved behind these by rounding.
+
+    sizes: of the terms of each row, those of other players' variables included. Where several rows bind, they may leave
+    a point alone feasible, which the rounding of others would take away.
+    """
+    point = np.array([float(variable.value) for variable in program.variables])
+    activity, near = program.activity(point), _ROUNDING * sizes
+    low, high = program.row_lower, program.row_upper
+    room = np.where(low < high, 1e-3 * near, 0.0)
+    return program.replace(
+        row_lower=np.where(np.abs(low - activity) <= near, np.minimum(low, activity) - room, low),
+        row_upper=np.where(np.abs(high - activity) <= near, np.maximum(high, activity) + room, high),
+    )
+
+
+@contextmanager
+def _fixed(variables: Sequence[Any]) -> Iterator[None]:
+    """The variables fixed at their present values, and free again afterwards, whatever happens."""
+    for variable in variables:
+        variable.fixed = True
+    try:
+        yield
+    finally:
+        for variable in variables:
+            variable.fixed = False
+
+
+def best_of(program: Program) -> tuple[Solution, str]:
+    """The solution, global where the program is convex; elsewhere the best from several starts."""
+    if not program.n:
+        return solve(program), CONVEX
+    if not program.not_convex:
+        return solve(program), CONVEX
+    first = solve(program)
+    found = [first]
+    if not _bends_well(program):
+        for start in _good_points(program):
+            put(program.variables, start)
+            found.append(solve(program, "ipopt"))
+    good = [item for item in found if item.status.ok]
+    if any(item.status.stopped in _UNBOUNDED for item in found):  # whatever the others found, this beats it
+        return next(item for item in found if item.status.stopped in _UNBOUNDED), SAMPLED
+    return (min(good, key=lambda item: program.sense * item.objective) if good else first), SAMPLED
+
+
+def scattered(low: FloatArray, high: FloatArray, count: int, unit: float = 1.0) -> FloatArray:
+    """Points (count, n) that fill the box evenly, a box of a few units where there is no bound (additive recurrence).
+
+    Reference: Roberts' generalised golden ratio, phi^(n+1) = phi + 1, with steps phi^-1, phi^-2, ...
+    """
+    n = len(low)
+    phi = 2.0
+    for _ in range(40):
+        phi = (1.0 + phi) ** (1.0 / (n + 1))
+    share = (0.5 + np.outer(np.arange(1, count + 1), phi ** -np.arange(1.0, n + 1))) % 1.0
+    bottom = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - 4.0 * unit, -2.0 * unit))
+    top = np.where(np.isfinite(high), high, bottom + 4.0 * unit)
+    return np.asarray(bottom + share * (top - bottom))
+
+
+def _good_points(program: Program) -> list[FloatArray]:
+    """The best feasible ones among scattered points, corners of a box first."""
+    ends = [np.where(np.isfinite(side), side, 0.0) for side in (program.lower, program.upper)]
+    points = np.vstack([scattered(program.lower, program.upper, _POINTS, program.typical), *ends])
+    rated = []
+    with np.errstate(all="ignore"):
+        for point in points:
+            activity = program.activity(point)
+            if not ((activity >= program.row_lower - 1e-6) & (activity <= program.row_upper + 1e-6)).all():
+                continue
+            value = program.sense * program.objective(point)
+            if np.isfinite(value):
+                rated.append((value, point))
+    rated.sort(key=lambda item: item[0])
+    return [point for _, point in rated[:_STARTS]]
+
+
+def _bends_well(program: Program) -> bool:
+    """Whether the objective is convex (concave if maximised) at scattered points and no row is curved."""
+    curved = [part.row for part in (program.quadratics, program.logs) if part is not None]
+    curved += [program.remainder.rows] if program.remainder is not None else []
+    if any((np.asarray(rows) >= 0).any() for rows in curved):
+        return False
+    with np.errstate(all="ignore"):
+        for point in scattered(program.lower, program.upper, 16, program.typical):
+            matrix = program.sense * program.hessian(point, np.zeros(program.m)).toarray()
+            if not np.isfinite(matrix).all() or np.linalg.eigvalsh(matrix)[0] < -1e-9 * max(1.0, np.abs(matrix).max()):
+                return False
+    return True
+
+
+class Projector:
+    """P onto X(x_bar); `rows` as in `projection_model`."""
+
+    def __init__(self, numbers: Numbers, rows: str = MOVING) -> None:
+        self.numbers = numbers
+        self._box = not numbers.rows
+        self._problem = None if self._box else Again(projection_model(numbers.game, rows))
+        self._rows = [] if self._problem is None else [number for number, _ in self._problem.model.rows]
+        self._columns: Any = [] if self._problem is None else self._problem.structure.columns(numbers.variables)
+
+    def at(self, target: FloatArray, others: FloatArray, exact: bool = False) -> FloatArray | None:
+        """The nearest point to `target` (n,), None where the set is empty or no answer was found."""
+        numbers = self.numbers
+        if self._problem is None:
+            return np.asarray(np.clip(target, numbers.lower, numbers.upper))
+        given = {"target": target, "others": others}
+        if exact:
+            with values_kept(numbers.variables):
+                put(numbers.variables, others)
+                program = _admitting(self._problem.program(given), numbers.row_sizes(others)[self._rows])
+                if (
+                    program.problem_class == "QP"
+                ):  # an active set ends at a corner, where interior points only come near
+                    solution = solve(program, ("highs", "clarabel"), {"clarabel": _TIGHT})
+                else:
+                    solution = solve(program, options=_TIGHT if program.problem_class == "SOCP" else {})
+        else:
+            solution = self._problem.quick(given)
+        if not solution.status.ok:
+            return None
+        x = solution.x[self._columns]  # every variable has a column, for its distance from the target
+        return np.asarray(np.clip(x, numbers.lower, numbers.upper))
+
+
+def feasible_start(numbers: Numbers, start: FloatArray) -> FloatArray | None:
+    """The point nearest to `start` in its own set, x in X(x), as far as a local search finds one; else None."""
+    if numbers.violation(start) <= 0.0:
+        return start
+    with values_kept(numbers.variables):
+        put(numbers.variables, start)
+        return Projector(numbers, JOINT).at(start, start, exact=True)
