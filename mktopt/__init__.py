@@ -30,12 +30,19 @@ _HOME = {
     "SOLVERS": "mktopt.solvers",
     "build": "mktopt.mechanisms",
     "clear": "mktopt.mechanisms",
-    "solve": "mktopt.clearing.solve",
+    "solve": "mktopt.mechanisms",
     "settle": "mktopt.clearing.settlement",
     "Session": "mktopt.clearing.session",
     "Clearing": "mktopt.clearing.result",
     "Settlement": "mktopt.clearing.settlement",
     "Certificate": "mktopt.clearing.certificate",
+    "Equilibrium": "mktopt.clearing.equilibrium",
+    "EquilibriumCertificate": "mktopt.clearing.equilibrium_certificate",
+    "Game": "mktopt.formulations.game",
+    "solve_game": "mktopt.agents.game",
+    "GameResult": "mktopt.agents.game",
+    "price_of_anarchy": "mktopt.agents.game",
+    "own_utility": "mktopt.formulations.utilities",
     "regrets": "mktopt.clearing.certificate",
     "MktoptError": "mktopt.errors",
     "DataError": "mktopt.errors",
@@ -52,13 +59,17 @@ _NAMED = {"Session": "MarketSession"}
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
+    from mktopt.agents.game import GameResult as GameResult
+    from mktopt.agents.game import price_of_anarchy as price_of_anarchy
+    from mktopt.agents.game import solve_game as solve_game
     from mktopt.clearing.certificate import Certificate as Certificate
     from mktopt.clearing.certificate import regrets as regrets
+    from mktopt.clearing.equilibrium import Equilibrium as Equilibrium
+    from mktopt.clearing.equilibrium_certificate import EquilibriumCertificate as EquilibriumCertificate
     from mktopt.clearing.result import Clearing as Clearing
     from mktopt.clearing.session import MarketSession as Session  # noqa: F401 - public under this name
     from mktopt.clearing.settlement import Settlement as Settlement
     from mktopt.clearing.settlement import settle as settle
-    from mktopt.clearing.solve import solve as solve
     from mktopt.errors import DataError as DataError
     from mktopt.errors import FormulationError as FormulationError
     from mktopt.errors import InfeasibleError as InfeasibleError
@@ -69,9 +80,12 @@ if TYPE_CHECKING:
     from mktopt.formulations.flows import FLOWS as FLOWS
     from mktopt.formulations.flows import Flow as Flow
     from mktopt.formulations.flows import flow as flow
+    from mktopt.formulations.game import Game as Game
+    from mktopt.formulations.utilities import own_utility as own_utility
     from mktopt.mechanisms import MECHANISMS as MECHANISMS
     from mktopt.mechanisms import build as build
     from mktopt.mechanisms import clear as clear
+    from mktopt.mechanisms import solve as solve
     from mktopt.networks.cases import Case as Case
     from mktopt.networks.cases import case_names as case_names
     from mktopt.networks.cases import load_case as load_case

@@ -46,8 +46,8 @@ FormatOption = Annotated[Format, typer.Option("--format", help="How to print: fo
 WIDE = 150  # columns of a terminal on which sources and licences stand beside the cases
 # What `clear` declares, for the message about a misspelt one.
 CLEAR_OPTIONS = (
-    "--orders", "--mechanism", "--flow", "--solver", "--solver-option", "--seed", "--out", "--format", "--table",
-    "--help",
+    "--orders", "--prosumers", "--mechanism", "--flow", "--solver", "--solver-option", "--seed", "--out", "--format",
+    "--table", "--help",
 )  # fmt: skip
 
 
@@ -64,6 +64,9 @@ class Table(enum.StrEnum):
     reactive_prices = "reactive_prices"
     relaxation = "relaxation"
     contingencies = "contingencies"
+    agents = "agents"
+    aggregators = "aggregators"
+    trace = "trace"
 
 
 def _version(wanted: bool) -> None:
@@ -87,14 +90,16 @@ def options(
 @guarded
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the tables and pictures.")] = Path("out"),
+    quick: Annotated[bool, typer.Option("--quick", help="5 draws of flexible consumers per share, not 60.")] = False,
 ) -> None:
     """Clear use case 1 of OpenGridGym on the IEEE 34-node feeder; leave tables and pictures in a folder."""
-    from mktopt.demo import run_demo
+    from mktopt.demo import FEW_SEEDS, SEEDS, run_demo
     from mktopt.report import print_demo, refuse_unwritable
 
     refuse_unwritable(out)
     # the long text is in summary.md; its headline table follows below
-    run_demo(out, progress=lambda text: None if text.startswith("# ") else say_plainly(text))
+    seeds = FEW_SEEDS if quick else SEEDS
+    run_demo(out, seeds=seeds, progress=lambda text: None if text.startswith("# ") else say_plainly(text))
     print_demo(out)
 
 
@@ -112,6 +117,9 @@ def clear(
     ] = None,
     orders: Annotated[
         Path | None, typer.Option(help="CSV file of orders, instead of the default ones.", show_default=False)
+    ] = None,
+    prosumers: Annotated[
+        Path | None, typer.Option(help="CSV file of prosumers, for mechanisms that take them.", show_default=False)
     ] = None,
     mechanism: Annotated[str | None, typer.Option(help="How the market is cleared.", show_default="surplus")] = None,
     flow: Annotated[
@@ -138,7 +146,7 @@ def clear(
     """Clear a market: dispatch, prices, and the proof that they are right."""
     from mktopt.report import print_clearing, print_no_market, refuse_unwritable, save
 
-    plan = _plan(words or [], orders, mechanism, flow, solver, solver_option or [], seed)
+    plan = _plan(words or [], orders, prosumers, mechanism, flow, solver, solver_option or [], seed)
     if out is not None:
         refuse_unwritable(out)
     market = plan.load()
@@ -159,6 +167,7 @@ def clear(
 def _plan(
     words: list[str],
     orders: Path | None,
+    prosumers: Path | None,
     mechanism: str | None,
     flow: str | None,
     solver: str | None,
@@ -177,6 +186,7 @@ def _plan(
     plan = find(targets[0])
     plan = plan.replace(
         orders=None if orders is None else orders.absolute(),
+        prosumers=None if prosumers is None else prosumers.absolute(),
         mechanism=mechanism,
         flow=flow,
         solver=solver,

@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from mktopt.agents.gne import run as run_auction
 from mktopt.clearing.pricing import PRICING
 from mktopt.clearing.result import Clearing
 from mktopt.clearing.settlement import VARIANTS, Settlement, settle
-from mktopt.clearing.solve import solve
+from mktopt.clearing.solve import solve as solve_at_once
 from mktopt.errors import DataError, Fault, FormulationError, unknown_name
 from mktopt.formulations.dlmp import dlmp
 from mktopt.formulations.flows import FLOWS, Flow
 from mktopt.formulations.flows import flow as flow_named
 from mktopt.formulations.flows.common import FlowBuilder
-from mktopt.formulations.market import Extra, add_extra, remember
+from mktopt.formulations.gne import AGGREGATORS, METHODS, gne
+from mktopt.formulations.market import Extra, add_extra, declaration_of, keep_extra, remember
 from mktopt.formulations.surplus import surplus
 from mktopt.networks.network import Network
 from mktopt.networks.orders import Orders
@@ -31,6 +33,11 @@ from mktopt.solvers import SOLVERS
 Participants = Orders | Prosumers
 # The keyword of a mechanism's function that asks for changing data as mutable Params; no option of the market.
 _PARAMETRIC = "parametric"
+# How to come by what a mechanism takes.
+_MAKERS = {
+    Orders: "make orders with mktopt.Orders.from_csv, from_curves or from_steps",
+    Prosumers: "make agents with mktopt.Prosumers(table) or mktopt.Prosumers.from_csv, since it needs their utility",
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Mechanism:
 
     build(network, orders, flow, **options) -> ConcreteModel; run(model, solver, solver_options) -> Clearing;
     settle(clearing, truth) -> Settlement; takes: kinds of participants; flow: the default; choices: allowed words of
-    an option.
+    an option; as_prosumers: prosumers stay what they are, where other mechanisms make orders of them.
     """
 
     name: str
@@ -47,9 +54,10 @@ class Mechanism:
     summary: str
     flow: str
     takes: tuple[type, ...] = (Orders, Prosumers)
-    run: Callable[..., Clearing] = solve
+    run: Callable[..., Clearing] = solve_at_once
     settle: Callable[..., Settlement] = settle
     choices: Mapping[str, Sequence[str]] | None = None
+    as_prosumers: bool = False
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -88,6 +96,16 @@ MECHANISMS: dict[str, Mechanism] = {
             flow="ptdf",
             choices={"pricing": tuple(PRICING), "demand_response": VARIANTS},
         ),
+        Mechanism(
+            "gne",
+            gne,
+            "two-level energy auction of prosumers, aggregators and the DSO: generalised Nash equilibrium (Das et al.)",
+            flow="transport",
+            takes=(Prosumers,),
+            run=run_auction,
+            choices={"method": METHODS, "aggregator": AGGREGATORS},
+            as_prosumers=True,
+        ),
     )
 }
 
@@ -111,23 +129,25 @@ def build(
 ) -> Any:
     """The declared model of a market: an ordinary Pyomo ConcreteModel, to look at, extend and `solve`.
 
-    mechanism: a name of the table; network; participants: `Orders` or quadratic `Prosumers`; flow: a name, a function
+    mechanism: a name of the table; network; participants: `Orders` or `Prosumers`, as the mechanism takes them (where
+    it knows orders alone, quadratic ones become exact orders); flow: a name, a function
     or `mktopt.flow(...)`, None for the mechanism's default; extra: functions `f(model, network)` that add constraints;
     parametric: prices, slopes, widths and ratings become mutable Params of the model, which `mktopt.Session` changes;
     options: of the mechanism. Raises UnknownNameError, DataError, FormulationError.
     """
     record = mechanism_named(mechanism)
     record.check_options(options)
-    orders = _orders(record, participants, len(_network(network).hours))
+    people = _participants(record, participants, len(_network(network).hours))
     chosen = flow_named(record.flow if flow is None else flow)
     functions = [extra] if callable(extra) else list(extra)
     if not parametric:
-        model = record.build(_network(network), orders, chosen, **options)
+        model = record.build(_network(network), people, chosen, **options)
         add_extra(model, functions)
+        keep_extra(model, functions)
         return model
     if not record.parametric:
         raise FormulationError(f"mechanism '{mechanism}' cannot be built parametric; build it anew for other data")
-    model = record.build(_network(network), orders, chosen, parametric=True, **options)
+    model = record.build(_network(network), people, chosen, parametric=True, **options)
     add_extra(model, functions)
     remember(model, partial(build, mechanism, flow=chosen, extra=tuple(functions), parametric=True, **options))
     return model
@@ -156,6 +176,17 @@ def clear(
     return mechanism_named(mechanism).run(model, solver, solver_options)
 
 
+def solve(
+    model: Any, solver: str | Sequence[str] | None = None, solver_options: Mapping[str, Any] | None = None
+) -> Clearing:
+    """Clears a market model made by `build`, by the way of its mechanism: one solve, or an iteration.
+
+    See `mktopt.clearing.solve.solve` for arguments and errors; the model carries the solution afterwards.
+    """
+    record = MECHANISMS.get(declaration_of(model).mechanism)
+    return (solve_at_once if record is None else record.run)(model, solver, solver_options)
+
+
 def _network(network: Any) -> Network:
     if not isinstance(network, Network):
         raise FormulationError(
@@ -165,13 +196,18 @@ def _network(network: Any) -> Network:
     return network
 
 
-def _orders(record: Mechanism, participants: Participants, periods: int) -> Orders:
+def _participants(record: Mechanism, participants: Participants, periods: int) -> Participants:
+    """Who takes part, as the mechanism takes them: prosumers become orders where it knows these alone."""
     if type(participants) not in record.takes:
         kinds = " or ".join(kind.__name__ for kind in record.takes)
+        ways = " or ".join(_MAKERS[kind] for kind in record.takes if kind in _MAKERS)
         raise FormulationError(
-            f"mechanism '{record.name}' takes {kinds}, not {type(participants).__name__}; "
-            "make orders with mktopt.Orders.from_csv, from_curves or from_steps"
+            f"mechanism '{record.name}' takes {kinds}, not {type(participants).__name__}; {ways}"
         )
+    if record.as_prosumers and isinstance(participants, Prosumers):
+        if len(participants) == 0:
+            raise DataError(Fault("prosumers", "there are no agents", hint="an auction needs at least one"))
+        return participants
     orders = participants.to_orders(periods=periods) if isinstance(participants, Prosumers) else participants
     if len(orders) == 0:
         raise DataError(Fault("orders", "there are no orders", hint="a market needs at least one"))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TABLES = (
     "prices", "dispatch", "flows", "voltages", "constraints", "order_prices", "price_parts", "reactive_prices",
-    "relaxation", "contingencies",
+    "relaxation", "contingencies", "agents", "aggregators", "trace",
 )  # fmt: skip
 TITLES = {
     "prices": "Prices",
@@ -31,6 +31,9 @@ TITLES = {
     "price_parts": "Prices in parts [$/kWh]",
     "reactive_prices": "Prices of reactive power [$/kvarh]",
     "relaxation": "Slack of the relaxation",
+    "agents": "Agents (payoff: utility less payment; gain: what another p would add at the posted unit cost)",
+    "aggregators": "Aggregators (p_kw: what they draw from the grid; unit cost in $/kWh)",
+    "trace": "Iterations",
     "contingencies": "Contingencies (loading of the emergency rating of the branch that is worst off)",
 }
 LIMIT = 16  # rows
@@ -58,6 +61,8 @@ def print_clearing(clearing: Clearing, form: Format, table: str | None, saved: P
 def tidy(clearing: Clearing, table: str) -> pd.DataFrame:
     """One table of the result; raises MktoptError where the flow has none of it."""
     frame: pd.DataFrame | None = getattr(clearing, table)
+    if frame is None and table in ("agents", "aggregators", "trace"):
+        raise MktoptError(f"mechanism '{clearing.mechanism}' has no {table}; choose another --table or --mechanism gne")
     if frame is None and table == "contingencies":
         raise MktoptError("no contingencies were asked for; add --mechanism dlmp --contingencies n-1")
     if frame is None:
@@ -71,25 +76,35 @@ def _print_report(clearing: Clearing, saved: Path | None, origin: str) -> None:
     for line in clearing.summary().splitlines():
         style = "" if not line.startswith("  proof") else "green" if good else "bold red"
         console.print(Text(line, style=style or ("bold" if not line.startswith(" ") else "")), soft_wrap=True)
-    console.print(Text(f"  orders    {origin}"), soft_wrap=True)
+    who = "orders" if clearing.prosumers is None else "agents"
+    console.print(Text(f"  {who}    {origin}"), soft_wrap=True)
     parts = telling_parts(clearing)
     if parts.empty or len(clearing.network.hours) > 1:  # the table of parts holds the price too
         prices = _prices(clearing)
         _show(prices, "Prices [$/kWh]", _rest("prices", saved) if len(prices) > LIMIT else "")
     _show_parts(clearing, parts)
-    traded, idle = _dispatch(clearing)
-    if len(traded):
-        notes = [f"orders that trade nothing are left out ({idle})"] if idle else []
-        notes += [_rest("dispatch", saved)] if idle or len(traded) > LIMIT else []
-        _show(traded, "Dispatch (a negative payment is received)", "; ".join(notes))
-    else:
-        console.print("\nNothing is traded: no bid is worth more than the cheapest offer that can reach it.")
+    if clearing.aggregators is None:
+        _show_dispatch(clearing, saved)
+    else:  # hundreds of agents say less than their aggregators
+        stdout().print()
+        show(_for_people(clearing, clearing.aggregators), TITLES["aggregators"], PARTS_LIMIT, _rest("agents", saved))
     _show(_for_people(clearing, congested(clearing)), "Branches at their rating", _rest("flows", saved))
     _show(clearing.constraints, TITLES["constraints"], "")
     if clearing.contingencies is not None:
         worst_first = clearing.contingencies.sort_values("loading_percent", ascending=False, kind="stable")
         note = _rest("contingencies", saved) if len(worst_first) > LIMIT else ""
         _show(_for_people(clearing, worst_first), TITLES["contingencies"], note)
+
+
+def _show_dispatch(clearing: Clearing, saved: Path | None) -> None:
+    """The orders that trade."""
+    traded, idle = _dispatch(clearing)
+    if len(traded):
+        notes = [f"orders that trade nothing are left out ({idle})"] if idle else []
+        notes += [_rest("dispatch", saved)] if idle or len(traded) > LIMIT else []
+        _show(traded, "Dispatch (a negative payment is received)", "; ".join(notes))
+    else:
+        stdout().print("\nNothing is traded: no bid is worth more than the cheapest offer that can reach it.")
 
 
 def _rest(table: str, saved: Path | None) -> str:
@@ -173,6 +188,7 @@ def as_document(clearing: Clearing) -> dict[str, Any]:
         "status": {"stopped": clearing.status.stopped.value, "has": clearing.status.has.value},
         "welfare": clearing.welfare,
         "certificate": {"ok": certificate.ok(), **vars(certificate)},
+        "equilibrium": None if clearing.equilibrium is None else vars(clearing.equilibrium),
         "prices_unique": clearing.prices_unique,
         "notes": list(clearing.notes),
         **{name: getattr(clearing, name) for name in TABLES},
@@ -218,12 +234,14 @@ def save(clearing: Clearing, folder: Path) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         say(f"saved in {folder} (no pictures: pip install 'mktopt[plot]')")
         return
-    write_folder(folder, lambda aside: _draw(clearing, aside), ["voltages.png"])
+    write_folder(folder, lambda aside: _draw(clearing, aside), ["voltages.png", "convergence.png"])
     say(f"saved in {folder}: tables, inputs, manifest.json and {', '.join(f'{name}.png' for name in _plots(clearing))}")
 
 
 def _plots(clearing: Clearing) -> tuple[str, ...]:
-    return PLOTS if clearing.voltages is None else (*PLOTS, "voltages")
+    more = ["voltages"] * (clearing.voltages is not None)
+    more += ["convergence"] * (clearing.trace is not None and len(clearing.trace) > 0)
+    return (*PLOTS, *more)
 
 
 def _draw(clearing: Clearing, folder: Path) -> None:
@@ -234,7 +252,7 @@ def _draw(clearing: Clearing, folder: Path) -> None:
 
     period = _telling_period(clearing)
     for name in _plots(clearing):
-        options = {} if name == "prices" else {"period": period}
+        options = {} if name in ("prices", "convergence") else {"period": period}
         figure = getattr(clearing.plot, name)(**options).figure
         figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
         pyplot.close(figure)

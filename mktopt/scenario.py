@@ -2,6 +2,7 @@
 
 network   = "."            # a named case, or a path relative to this file; "." is this folder
 orders    = "orders.csv"   # left out: orders.csv where there is one, else the default orders of the network
+prosumers = "people.csv"   # for mechanisms that take prosumers; left out: prosumers.csv, else those of the network
 mechanism = "surplus"
 flow      = "transport"    # or a table: flow = {name = "dc"}
 solver    = "clarabel"     # left out: the one that suits the problem
@@ -39,6 +40,7 @@ FILE = "scenario.toml"
 KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "network": ((str,), "text: a named case or a path"),
     "orders": ((str,), "text: a path"),
+    "prosumers": ((str,), "text: a path"),
     "mechanism": ((str,), "text"),
     "flow": ((str, dict), "text or a table with a name and options"),
     "solver": ((str,), "text"),
@@ -61,12 +63,13 @@ class Market(NamedTuple):
 class Scenario:
     """Names and paths of a market to clear; nothing is loaded before `load`.
 
-    network: named case or path; orders: file, None for those of the network; folder: what paths are relative to;
-    table: how messages call the source of these names.
+    network: named case or path; orders, prosumers: files, None for those of the network; folder: what paths are
+    relative to; table: how messages call the source of these names.
     """
 
     network: str = "."
     orders: str | Path | None = None
+    prosumers: str | Path | None = None
     mechanism: str = "surplus"
     flow: str | Mapping[str, Any] | None = None
     solver: str | None = None
@@ -102,6 +105,20 @@ class Scenario:
         beside = self.folder / "orders.csv"
         return beside if self.table == FILE and beside.exists() else None
 
+    def prosumers_source(self) -> Path | None:
+        """The file of the prosumers, None where they come with the network or the mechanism wants orders."""
+        if self.prosumers is not None:
+            return self.folder / self.prosumers
+        beside = self.folder / "prosumers.csv"
+        return beside if self._of_prosumers and self.table == FILE and beside.exists() else None
+
+    @property
+    def _of_prosumers(self) -> bool:
+        """Whether the mechanism takes prosumers as they are."""
+        from mktopt.mechanisms import MECHANISMS
+
+        return self.mechanism in MECHANISMS and MECHANISMS[self.mechanism].as_prosumers
+
     def flow_chosen(self) -> Flow | None:
         """The flow with its options, None for the mechanism's default."""
         from mktopt.formulations.flows import flow
@@ -117,14 +134,20 @@ class Scenario:
         return flow(str(options.pop("name")), **options)
 
     def load(self) -> Market:
-        """Reads the network and the orders; raises DataError or UnknownNameError."""
-        source, file = self.network_source(), self.orders_source()
+        """Reads the network and who is on it; raises DataError or UnknownNameError."""
+        source, file, people = self.network_source(), self.orders_source(), self.prosumers_source()
+        if self.orders is not None and self.prosumers is not None:
+            raise MktoptError("name a file of orders or one of prosumers, not both")
         if isinstance(source, Path) and source.is_dir() and not (source / "network.toml").exists():
             hint = f"a market has {FILE}, a network has network.toml, buses.csv and branches.csv"
             raise DataError(Fault(str(source), f"the folder holds neither {FILE} nor network.toml", hint=hint))
+        if people is not None:
+            return Market(self.timed(load_network(source)), Prosumers.from_csv(people), str(people))
         if file is not None:
             return Market(self.timed(load_network(source)), Orders.from_csv(file), str(file))
         case = load_case(source)
+        if self._of_prosumers and case.prosumers is not None:
+            return Market(self.timed(case.network), case.prosumers, f"{len(case.prosumers)} agents of the network")
         participants = case.orders if case.orders is not None else case.prosumers
         if participants is None:
             raise DataError(Fault(str(source), "there are no orders", hint="name a file of orders"))

@@ -89,7 +89,7 @@ pricing = "budget_balanced"
 max_iter = 77
 """
     plan = read(write(tmp_path, text))
-    assert set(KEYS) - {"orders"} <= {key for key in KEYS if getattr(plan, key)}
+    assert set(KEYS) - {"orders", "prosumers"} <= {key for key in KEYS if getattr(plan, key)}
     market = plan.load()
     np.testing.assert_array_equal(market.network.hours, [0.5, 2.0])
     assert isinstance(market.participants, Orders)

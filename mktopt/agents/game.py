@@ -22,9 +22,10 @@ import pandas as pd
 from mktopt.agents import game_best_response, game_kkt, game_projection
 from mktopt.agents.game_certificate import GameCertificate, certify_game
 from mktopt.agents.game_conditions import Conditions
-from mktopt.agents.game_numbers import FloatArray, Numbers
-from mktopt.agents.game_problems import best_of, put, values_kept
+from mktopt.agents.game_numbers import Numbers
+from mktopt.agents.game_problems import SAMPLED, best_of, put, values_kept
 from mktopt.agents.game_run import CONVERGED, DIVERGES, NONE_FOUND, Run
+from mktopt.agents.game_units import FloatArray
 from mktopt.errors import FormulationError, SolverError, unknown_name
 from mktopt.formulations.game import Game
 from mktopt.formulations.game_models import GENERALISED, VARIATIONAL, central_model
@@ -162,7 +163,9 @@ def _told(numbers: Numbers, run: Run, method: str, kind: str, tol: float) -> Gam
     if not np.isfinite(run.x).all():
         raise SolverError(f"{method} ended at a point that is no number ({run.reason}); give the variables bounds")
     x, y, found = _explained(numbers, run, kind, tol)
-    x = np.where(np.abs(x) <= 1e-14 * numbers.unit(x), 0.0, x)  # rounding, of which even an unbounded gain can be made
+    x = np.where(
+        np.abs(x) <= 1e-14 * numbers.units(x).action, 0.0, x
+    )  # rounding, of which even an unbounded gain can be made
     x = np.clip(x, numbers.lower, numbers.upper)
     conditions = Conditions(numbers, found, x)
     keys = conditions.keys
@@ -207,7 +210,7 @@ def _explained(numbers: Numbers, run: Run, kind: str, tol: float) -> tuple[Float
         if conditions.worst(run.x, y) > 1e2 * np.sqrt(tol) and found == VARIATIONAL:
             continue
         x, polished, _ = conditions.newton(run.x, y)
-        near = np.abs(x - run.x).max(initial=0.0) <= max(1e3 * tol, 1e-8) * conditions.unit
+        near = (np.abs(x - run.x) / conditions.unit).max(initial=0.0) <= max(1e3 * tol, 1e-8)
         x, y = (x, polished) if near else (run.x, y)
         if conditions.worst(x, y) <= tol or found == GENERALISED:
             return x, y, found
@@ -216,6 +219,8 @@ def _explained(numbers: Numbers, run: Run, kind: str, tol: float) -> tuple[Float
 
 def _kind_text(numbers: Numbers, kind: str, certificate: GameCertificate | None) -> str:
     moving = " of the QVI (own sets move with the actions of others)" if numbers.game.sets_move else ""
+    if certificate is not None and certificate.proof == SAMPLED:
+        moving += " (against sampled deviations: not every player's problem is seen to be convex)"
     if not any(owner < 0 for owner, _ in numbers.rows):
         return f"Nash equilibrium{moving}: no shared rows"
     if kind == VARIATIONAL:

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from mktopt.agents.game_numbers import FloatArray, Numbers
-from mktopt.agents.game_problems import Responses, feasible_start
+from mktopt.agents.game_numbers import Numbers
+from mktopt.agents.game_problems import Responses, conflict, feasible_start
 from mktopt.agents.game_run import CONVERGED, DIVERGES, NONE_FOUND, STOPPED, Run, period_of, ran_off
+from mktopt.agents.game_units import FloatArray
 from mktopt.errors import unknown_name
 
 SWEEPS = ("gauss-seidel", "jacobi")
@@ -32,15 +33,17 @@ def iterate(
     sweep: str = "gauss-seidel",
     damping: float = 1.0,
 ) -> Run:
-    """Sweeps of best responses from `start` (n,), until no action changes by more than `tol` of the largest."""
+    """Sweeps of best responses from `start` (n,), until no action changes by more than `tol` of its size."""
     if sweep not in SWEEPS:
         raise unknown_name("sweep", sweep, SWEEPS)
     responses = Responses(numbers)
     feasible = feasible_start(numbers, start)  # else the first player may have no feasible action at all
     if feasible is None:
-        return Run(start, NONE_FOUND, "no feasible point: no x in X(x) was found near the start", [])
+        why = conflict(numbers, start) or "no x in X(x) was found near the start"
+        return Run(start, NONE_FOUND, f"infeasible: {why}", [])
     x, trace = feasible.copy(), list[dict[str, Any]]()
-    points, unit = [x], numbers.unit(x)
+    unit = numbers.units(x).action
+    points = [x / unit]
     for k in range(max_iterations):
         before = x.copy()
         x = x.copy()
@@ -53,17 +56,22 @@ def iterate(
             gains[player] = found.gain
             own = responses.own(player)
             x[own] = (1.0 - damping) * before[own] + damping * found.values
-        change = float(np.abs(x - before).max(initial=0.0))
+        change = float((np.abs(x - before) / numbers.units(x).action).max(initial=0.0))
         trace.append({"iteration": k, "change": change, "gain": float(gains.max(initial=0.0))})
-        points.append(x)
-        if change <= damping * tol * numbers.unit(x):
-            return Run(x, CONVERGED, f"no player changes its action by more than {change:.1e}", trace)
+        points.append(x / unit)
+        if change <= damping * tol:
+            return Run(x, CONVERGED, f"no player changes its action by more than {change:.1e} of its size", trace)
         if ran_off(x, unit):
             return Run(x, DIVERGES, "the actions grow without limit", trace)
         if n := period_of(points):
             why = f"the last {3 * n} points of {sweep} sweeps repeat themselves"
             return Run(x, f"cycles with period {n}", why, trace)
-    return Run(x, STOPPED, f"actions still change by {trace[-1]['change']:.1e} after {max_iterations} sweeps", trace)
+    return Run(
+        x,
+        STOPPED,
+        f"actions still change by {trace[-1]['change']:.1e} of their sizes after {max_iterations} sweeps",
+        trace,
+    )
 
 
 def _no_answer(numbers: Numbers, player: int, found: Any, x: FloatArray, k: int, trace: list[dict[str, Any]]) -> Run:

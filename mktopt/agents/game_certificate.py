@@ -1,15 +1,17 @@
 """The proof that a point is an equilibrium of a game, evaluated from its tables and the model's Pyomo expressions.
 
     gain             the most a player could gain by its best deviation within its own set X_i(x_-i), shared rows
-                     included, in units of its payoff; and relative to the size of the terms of that payoff
-    primal           greatest violation of a row or a bound, relative to the size of its terms
+                     included, in units of its payoff; and relative to the terms that hold variables of its own
+    primal           greatest violation of a row or a bound, relative to the size of its terms, constants aside
     stationarity     greatest part of grad_i u_i - sum y grad_i g that no bound explains, relative to its terms
     complementarity  greatest multiplier times slack, relative to payoffs
-    natural          |x - P(x - eta F(x))| / eta, eta the size of actions over that of slopes, relative to the size of
-                     F's terms, P onto X(x) (variational: shared rows jointly; generalised: each player's own set)
+    natural          |x_j - P(x - eta F(x))_j| relative to the size of the action, eta_j that of actions over that of
+                     slopes, P onto X(x) in the metric 1 / eta (variational: shared rows jointly; generalised: each
+                     player's own set)
     common           whether one multiplier per shared row explains the point, which is then variational; None where no
                      row is shared
 
+Sizes are those of `game_units.py`: of each player and variable by itself, so that figures depend on no choice of units.
 `proof` is `convex` where every deviation was a convex problem, so that the gain is the greatest there is; `sampled`
 where some were searched from several starts, so that no better one is known.
 Reference: Facchinei and Kanzow, Generalized Nash equilibrium problems, 4OR 5 (2007).
@@ -25,23 +27,26 @@ import numpy as np
 import pandas as pd
 
 from mktopt.agents.game_conditions import Conditions
-from mktopt.agents.game_numbers import FloatArray, Numbers, floor_of
+from mktopt.agents.game_numbers import Numbers
 from mktopt.agents.game_problems import CONVEX, SAMPLED, Projector, Responses
+from mktopt.agents.game_units import FloatArray, Units, row_units
 from mktopt.clearing.optimality import Expressions
 from mktopt.formulations.game_models import FROZEN, MOVING, VARIATIONAL
+
+_ROUNDING = 1e-15
 
 
 @dataclass(frozen=True, eq=False)
 class GameCertificate:
     """Figures of proof (see the module's text). gains: table player, gain [its payoff], relative, proof; eta: the step
-    of the natural residual; variational: whether the result claims equal multipliers."""
+    of the natural residual, (n,) [variable squared per payoff]; variational: whether equal multipliers are claimed."""
 
     gains: pd.DataFrame
     primal: float
     stationarity: float
     complementarity: float
     natural: float
-    eta: float
+    eta: FloatArray
     common: bool | None
     variational: bool
 
@@ -76,7 +81,7 @@ class GameCertificate:
         return (
             f"{verdict}: greatest gain {worst['gain']:.1e} (player '{worst['player']}', {self.gain:.1e} of its payoff)"
             f"{local}, primal {self.primal:.1e}, stationarity {self.stationarity:.1e},"
-            f" slackness {self.complementarity:.1e}, natural residual {self.natural:.1e} at step {self.eta:g}{shared}"
+            f" slackness {self.complementarity:.1e}, natural residual {self.natural:.1e}{shared}"
         )
 
 
@@ -95,20 +100,19 @@ def certify_game(
     game, variables = numbers.game, numbers.variables
     payoffs = Expressions([player.utility for player in game.players], variables)
     bodies = Expressions([row.body for _, row in numbers.rows], variables)
-    primal = _primal(numbers, bodies, x)
+    units = numbers.units(x)
     stationarity, complementarity = conditions_at(numbers, payoffs, bodies, x, keys, y)
     shared = Conditions(numbers, VARIATIONAL, x)
     one = conditions_at(numbers, payoffs, bodies, x, shared.keys, shared.multipliers(x))
     own = [(row, player) for row, player in keys if player >= 0 and numbers.rows[row][0] < 0]
     common = max(one) <= tol or (not own and max(stationarity, complementarity) <= tol)
-    eta = numbers.unit(x) / float(np.max(numbers.slope_sizes(x), initial=1e-300))
     return GameCertificate(
-        gains=_gains(numbers, payoffs, x),
-        primal=primal,
+        gains=_gains(numbers, payoffs, x, units),
+        primal=_primal(numbers, bodies, x, units),
         stationarity=stationarity,
         complementarity=complementarity,
-        natural=_natural(numbers, payoffs, x, variational, eta),
-        eta=eta,
+        natural=_natural(numbers, payoffs, x, variational, units),
+        eta=units.step,
         common=bool(common) if any(owner < 0 for owner, _ in numbers.rows) else None,
         variational=variational,
     )
@@ -118,24 +122,25 @@ def conditions_at(
     numbers: Numbers, payoffs: Expressions, bodies: Expressions, x: FloatArray, keys: Sequence[Any], y: FloatArray
 ) -> tuple[float, float]:
     """(stationarity, complementarity) of the conditions (KKT), both relative."""
+    units = numbers.units(x)
     slope = _own_slopes(numbers, payoffs, x)
     jacobian, activity = bodies.jacobian(x).toarray(), bodies.value(x)
-    left, size = slope.copy(), numbers.slope_sizes(x)
+    left, size = slope.copy(), units.slope.copy()
     products = [0.0]
     for (row, player), value in zip(keys, y, strict=True):
         limit = numbers.high[row] if value > 0 else numbers.low[row]
         if value == 0.0 or not np.isfinite(limit):  # a multiplier that pushes against nothing explains nothing
             continue
-        pull = np.where((numbers.owner == player) | (player == -1), value * jacobian[row], 0.0)
+        pulled = ((numbers.owner == player) | (player == -1)) & (jacobian[row] != 0.0)
+        pull = np.where(pulled, value * jacobian[row], 0.0)
         left, size = left - pull, size + np.abs(pull)
-        products.append(abs(value * (limit - activity[row])))
+        money = units.payoff[np.unique(numbers.owner[pulled])].max(initial=0.0)
+        products.append(abs(value * (limit - activity[row])) / (money or 1.0))
     limit = np.where(left > 0, numbers.upper, numbers.lower)
-    noise = np.maximum(size, floor_of(size))
-    bounded = np.isfinite(limit) & (np.abs(left) > 1e-9 * noise)
-    products += np.abs(left * np.where(bounded, limit - x, 0.0))[bounded].tolist()
-    unexplained = np.where(bounded, 0.0, np.abs(left)) / noise
-    money = float(np.max(payoffs.size(x), initial=0.0))
-    return float(np.max(unexplained, initial=0.0)), float(np.max(products)) / max(money, floor_of(np.array([money])))
+    bounded = np.isfinite(limit) & (np.abs(left) > 1e-9 * size)
+    products += np.abs(left * np.where(bounded, limit - x, 0.0) / units.payoff[numbers.owner])[bounded].tolist()
+    unexplained = np.where(bounded, 0.0, np.abs(left)) / size
+    return float(np.max(unexplained, initial=0.0)), float(np.max(products))
 
 
 def _own_slopes(numbers: Numbers, payoffs: Expressions, x: FloatArray) -> FloatArray:
@@ -143,34 +148,40 @@ def _own_slopes(numbers: Numbers, payoffs: Expressions, x: FloatArray) -> FloatA
     return np.asarray(payoffs.jacobian(x).toarray()[numbers.owner, np.arange(numbers.n)])
 
 
-def _primal(numbers: Numbers, bodies: Expressions, x: FloatArray) -> float:
-    activity, size = bodies.value(x), bodies.size(x)
-    rows = np.maximum(numbers.low - activity, activity - numbers.high) / np.maximum(size, floor_of(size))
-    bounds = np.maximum(numbers.lower - x, x - numbers.upper) / np.maximum(np.abs(x), floor_of(np.abs(x)))
+def _primal(numbers: Numbers, bodies: Expressions, x: FloatArray, units: Units) -> float:
+    """The greatest violation; constants count as rounding only, or they would hide any."""
+    activity, noise = bodies.value(x), _ROUNDING * bodies.size(x)
+    limits = np.abs(
+        np.where(np.isfinite([numbers.low, numbers.high]), [numbers.low, numbers.high] - bodies.constant, 0)
+    )
+    terms = np.maximum(bodies.size(x) - np.abs(bodies.constant), limits.max(axis=0, initial=0.0))
+    rows = np.maximum(numbers.low - activity, activity - numbers.high) - noise
+    rows = rows / np.maximum(terms, row_units(bodies.jacobian(x).toarray(), units.action))
+    bounds = np.maximum(numbers.lower - x, x - numbers.upper) / units.action
     return float(np.max(np.r_[0.0, rows, bounds]))
 
 
-def _gains(numbers: Numbers, payoffs: Expressions, x: FloatArray) -> pd.DataFrame:
+def _gains(numbers: Numbers, payoffs: Expressions, x: FloatArray, units: Units) -> pd.DataFrame:
     """What each player could gain: player, gain, relative, proof."""
     responses = Responses(numbers, fresh=True)
     size, here = payoffs.size(x), payoffs.value(x)
-    scale = np.maximum(size, floor_of(size))
     records = []
     for k, player in enumerate(numbers.game.players):
         found = responses.of(k, x)
-        gain, unit = found.gain, scale[k]
+        gain, unit = found.gain, units.payoff[k]
         if found.status.ok:
-            there = x.copy()
-            there[responses.own(k)] = found.values
-            gain = max(float(payoffs.value(there)[k] - here[k]), 0.0)
-            unit = max(unit, float(payoffs.size(there)[k]))
+            there, own = x.copy(), responses.own(k)
+            there[own] = found.values
+            noise = _ROUNDING * max(size[k], float(payoffs.size(there)[k]))
+            gain = float(payoffs.value(there)[k] - here[k])
+            gain = 0.0 if gain <= noise else gain  # NaN stays
+            unit = max(unit, float((units.slope[own] * np.abs(found.values)).sum()))
         records.append((player.name, gain, gain / unit, found.proof))
     return pd.DataFrame(records, columns=["player", "gain", "relative", "proof"])
 
 
-def _natural(numbers: Numbers, payoffs: Expressions, x: FloatArray, variational: bool, eta: float) -> float:
+def _natural(numbers: Numbers, payoffs: Expressions, x: FloatArray, variational: bool, units: Units) -> float:
     field = -_own_slopes(numbers, payoffs, x)
-    nearest = Projector(numbers, MOVING if variational else FROZEN).at(x - eta * field, x, exact=True)
-    if nearest is None:
-        return float("nan")
-    return float(np.max(np.abs(x - nearest) / numbers.slope_sizes(x), initial=0.0)) / eta
+    projector = Projector(numbers, MOVING if variational else FROZEN, 1.0 / units.step)
+    nearest = projector.at(x - units.step * field, x, exact=True)
+    return float("nan") if nearest is None else float(np.max(np.abs(x - nearest) / units.action, initial=0.0))

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mktopt.agents.game_numbers import FloatArray, Numbers
+from mktopt.agents.game_numbers import Numbers
+from mktopt.agents.game_units import FloatArray, row_units
 from mktopt.formulations.game_models import multiplier_keys
 
 # Rows and bounds this near, in their units, may have a multiplier when one is sought for a given point.
@@ -44,13 +45,13 @@ class Conditions:
     def measure(self, x: FloatArray) -> None:
         """Takes the units of actions, slopes, rows and multipliers from x (n,)."""
         numbers = self.numbers
+        units = numbers.units(x)
         with np.errstate(all="ignore"):
-            slopes, jacobian = numbers.slope_sizes(x), np.abs(numbers.slopes(x)[1][self.row] * self.enters)
-        self.unit = numbers.unit(x)
-        self.slope = _usable(slopes)
-        steep = _usable(jacobian.max(axis=1, initial=0.0))
-        self.row_unit = steep * self.unit
-        self.money = _usable((self.slope * self.enters).max(axis=1, initial=0.0)) / steep
+            jacobian = numbers.slopes(x)[1][self.row] * self.enters
+        self.unit, self.slope = units.action, units.slope
+        self.row_unit = row_units(jacobian, self.unit)
+        worth = np.where(jacobian != 0.0, self.slope * self.unit, 0.0).max(axis=1, initial=0.0)
+        self.money = np.where(worth > 0.0, worth, 1.0) / self.row_unit
 
     def gradient(self, x: FloatArray, y: FloatArray) -> FloatArray:
         """G(x, y), shape (n,): what is left for the bounds to explain."""
@@ -87,13 +88,13 @@ class Conditions:
         inside = (moved > numbers.lower - near) & (moved < numbers.upper + near)
         low, high, room = numbers.low[self.row], numbers.high[self.row], slack * self.row_unit
         within = (low < high) & (pushed > low - room) & (pushed < high + room)
-        curvature = numbers.field_jacobian(x, y, self.keys) * (self.unit / self.slope)[:, None]
+        curvature = numbers.field_jacobian(x, y, self.keys) * self.unit[None, :] / self.slope[:, None]
         pull = (jacobian * self.enters).T * self.money[None, :] / self.slope[:, None]
         matrix[:n, :n][inside] = curvature[inside]
         matrix[:n, n:][inside] = pull[inside]
         matrix[n:, n:][within] *= -1.0
         matrix[n:, n:][~within] = 0.0
-        matrix[n:, :n][~within] = (jacobian * self.unit / self.row_unit[:, None])[~within]
+        matrix[n:, :n][~within] = (jacobian * self.unit[None, :] / self.row_unit[:, None])[~within]
         return matrix
 
     def newton(self, x: FloatArray, y: FloatArray, steps: int = _NEWTON) -> tuple[FloatArray, FloatArray, float]:
@@ -148,9 +149,9 @@ class Conditions:
                     where.append((k, sign))
         for j in range(numbers.n):
             for sign, room in ((1.0, numbers.upper[j] - x[j]), (-1.0, x[j] - numbers.lower[j])):
-                if room <= _NEAR * self.unit:
+                if room <= _NEAR * self.unit[j]:
                     columns.append(sign * np.eye(1, numbers.n, j)[0])
-                    slack.append(max(float(room / self.unit), 0.0))
+                    slack.append(max(float(room / self.unit[j]), 0.0))
                     where.append((-1, sign))
         return columns, slack, where
 
@@ -161,10 +162,3 @@ class Conditions:
         _, sizes, right = np.linalg.svd(matrix / np.where(scale > 0, scale, 1.0))
         flat = right[sizes <= 1e-9 * max(float(sizes[0]), 1e-300)]
         return bool(len(flat) and np.abs(flat[:, : len(x)]).max() > 1e-6)
-
-
-def _usable(sizes: FloatArray) -> FloatArray:
-    """Sizes to divide by: the largest where one is zero, one where none is a number."""
-    good = sizes[np.isfinite(sizes) & (sizes > 0.0)]
-    fallback = float(good.max()) if len(good) else 1.0
-    return np.asarray(np.where(np.isfinite(sizes) & (sizes > 0.0), sizes, fallback))

@@ -3,11 +3,12 @@
     stationarity of every player, all rows and bounds, multipliers >= 0, multiplier times slack <= t,    t -> 0
 
 From each start t falls from 1 to 1e-9 (times the size of slopes and actions, a payoff), every program starting at the
-answer of the last. After each, Newton's method on the piecewise smooth form of the conditions (`game_numbers.py`) tries
-to get to the solution itself; the column `t` of the trace says how far t had come by then. Starts after the first try
-Newton's method alone before, so that equilibria far from the middle of the path are found as well. A point of the
-conditions is an equilibrium where each player's problem is convex; elsewhere it is one only if the player's best
-responses say so too, which is checked for each; a player who can gain sends the search to the next start.
+answer of the last. After each, Newton's method on the piecewise smooth form of the conditions (`game_conditions.py`)
+tries to get to the solution itself; the column `t` of the trace says how far t had come by then. Starts after the
+first try Newton's method alone before, so that equilibria far from the middle of the path are found as well. A point
+of the conditions is an equilibrium where each player's problem is convex; elsewhere it is one only if the player's
+best responses say so too, which is checked for each; a player who can gain sends the search to where it would rather
+be.
 References: Scholtes, SIAM J. Optim. 11 (2001); Facchinei, Fischer and Herrich, COAP 59 (2014), for the conditions.
 """
 
@@ -19,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from mktopt.agents.game_conditions import Conditions
-from mktopt.agents.game_numbers import FloatArray, Numbers
-from mktopt.agents.game_problems import Responses, put, scattered, values_kept
+from mktopt.agents.game_numbers import Numbers
+from mktopt.agents.game_problems import Responses, conflict, put, scattered, values_kept
 from mktopt.agents.game_run import CONVERGED, NONE_FOUND, Run
+from mktopt.agents.game_units import FloatArray
 from mktopt.formulations.game_models import kkt_model
 from mktopt.solvers import Program, compile, solve
 
@@ -47,24 +49,29 @@ def search(
     """Equilibria by the path above, from `start` (n,) and from starts - 1 points scattered over the bounds.
 
     tol: on the gain of players, relative to payoffs, and on the residual; all_starts: go on after the first
-    equilibrium, to see whether others exist.
+    equilibrium, to see whether others exist. After a point that a player would leave the search goes on from where it
+    would go, at most as often as there are starts.
     """
     path = _Path(numbers, kind)
     responses = Responses(numbers)
-    unit = float(np.median(np.abs(start[start != 0.0]))) if start.any() else 1.0
+    unit = numbers.units(start).action
     points = [start, *scattered(numbers.lower, numbers.upper, starts - 1, unit)] if starts > 1 else [start]
     trace: list[dict[str, Any]] = []
     kept: list[_Candidate] = []
     refused: list[tuple[_Candidate, str]] = []
-    for number, point in enumerate(points):
-        candidate = path.follow(point, number, trace)
+    number = 0
+    while points:
+        candidate = path.follow(points.pop(0), number, trace)
+        number += 1
         if not candidate.residual <= max(_EXACT, 1e-2 * tol):
             refused.append((candidate, ""))
             continue
-        why = "" if numbers.sufficient else _who_gains(numbers, responses, candidate.x, tol)
+        why, better = ("", None) if numbers.sufficient else _who_gains(numbers, responses, candidate.x, tol)
         trace[-1]["gains"] = why
         if why:
             refused.append((candidate, why))
+            if better is not None and number < 2 * starts:  # where a player would rather be, others may follow
+                points.insert(0, better)
             continue
         if all(np.abs(candidate.x - k.x).max() > _SAME * max(1.0, np.abs(k.x).max()) for k in kept):
             kept.append(candidate)
@@ -78,17 +85,19 @@ def search(
     return _nothing(numbers, refused, trace)
 
 
-def _who_gains(numbers: Numbers, responses: Responses, x: FloatArray, tol: float) -> str:
-    """Which player gains by leaving x, '' where none does."""
-    scale = numbers.payoff_scale(x)
+def _who_gains(numbers: Numbers, responses: Responses, x: FloatArray, tol: float) -> tuple[str, FloatArray | None]:
+    """Which player gains by leaving x, '' where none does; and the point that it leaves for."""
+    scale = numbers.units(x).payoff
     for player in range(numbers.players):
         found = responses.of(player, x)
         name = numbers.game.players[player].name
         if found.unbounded:
-            return f"player '{name}' gains without limit"
+            return f"player '{name}' gains without limit", None
         if found.status.ok and found.gain > tol * scale[player]:
-            return f"player '{name}' gains {found.gain:.3g} by leaving it"
-    return ""
+            there = x.copy()
+            there[responses.own(player)] = found.values
+            return f"player '{name}' gains {found.gain:.3g} by leaving it", there
+    return "", None
 
 
 def _nothing(numbers: Numbers, refused: list[tuple[_Candidate, str]], trace: list[dict[str, Any]]) -> Run:
@@ -106,6 +115,9 @@ def _nothing(numbers: Numbers, refused: list[tuple[_Candidate, str]], trace: lis
             f" {best[1]} (the problem of a player is not convex)"
         )
         return Run(best[0].x, NONE_FOUND, reason, trace, best[0].y)
+    why = conflict(numbers, refused[0][0].x)
+    if why:
+        return Run(refused[0][0].x, NONE_FOUND, f"infeasible: {why}", trace, refused[0][0].y)
     nearest = min((candidate for candidate, _ in refused), key=lambda item: item.residual)
     how_far = f"least t {nearest.least_t:.0e}" if np.isfinite(nearest.least_t) else "not even relaxed to t = 1"
     reason = (
@@ -140,7 +152,7 @@ class _Path:
         with values_kept(numbers.variables):
             put(numbers.variables, start)
             self._start_multipliers()
-            worth = self.conditions.unit * float(self.conditions.slope.max(initial=0.0))
+            worth = float((self.conditions.unit * self.conditions.slope).max(initial=0.0))
             for t in _PATH:
                 solution = solve(self._at(t * worth), "ipopt")
                 said = str(solution.status)

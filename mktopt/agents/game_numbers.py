@@ -7,14 +7,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyomo.environ as pyo
 
+from mktopt.agents.game_units import FloatArray, Units, units_of
 from mktopt.formulations.game import Game
 from mktopt.formulations.game_models import limits_of
 from mktopt.solvers import Program, compile
-
-FloatArray = npt.NDArray[np.float64]
 
 
 class Numbers:
@@ -48,11 +46,6 @@ class Numbers:
         """What each player gains at x, costs negative (K,)."""
         return np.asarray((self.program.activity(self._point(x)) + self._constants)[1 : self._offset])
 
-    def payoff_scale(self, x: FloatArray) -> FloatArray:
-        """The size of the terms of each payoff at x, at least one unit unless all payoffs are smaller (K,)."""
-        size = (self.program.size(self._point(x)) + np.abs(self._constants))[1 : self._offset]
-        return np.asarray(np.maximum(size, floor_of(size)))
-
     def activity(self, x: FloatArray) -> FloatArray:
         """The bodies of the rows (m,)."""
         return np.asarray((self.program.activity(self._point(x)) + self._constants)[self._offset :])
@@ -63,7 +56,7 @@ class Numbers:
         return -jacobian[1 + self.owner, np.arange(self.n)], jacobian[self._offset :]
 
     def slope_sizes(self, x: FloatArray) -> FloatArray:
-        """The sums of the sizes of the terms of F(x), which may cancel (n,); at least `floor_of` them."""
+        """The sums of the sizes of the terms of F(x), which may cancel (n,)."""
         import scipy.sparse as sp
 
         program, point = self.program, self._point(x)
@@ -77,19 +70,17 @@ class Numbers:
                 where = np.asarray(getattr(part, rows))
                 into = (np.ones(len(where)), (where, np.arange(len(where))))
                 size = size + sp.csr_array(into, shape=(program.m, len(where))) @ slopes
-        found = sp.csr_array(size).toarray()[:, self._columns][1 + self.owner, np.arange(self.n)]
-        return np.asarray(np.maximum(found, floor_of(found)))
+        return np.asarray(sp.csr_array(size).toarray()[:, self._columns][1 + self.owner, np.arange(self.n)])
 
-    def unit(self, x: FloatArray) -> float:
-        """The size of an action: the largest at x; at least one, or a typical limit where these are smaller."""
-        sizes = np.abs(np.concatenate([self.low, self.high, self.lower, self.upper]))
-        sizes = sizes[np.isfinite(sizes) & (sizes > 0.0)]
-        typical = float(np.median(sizes)) if len(sizes) else 1.0
-        return max(float(np.abs(x).max(initial=0.0)), min(1.0, typical))
+    def units(self, x: FloatArray) -> Units:
+        """The sizes of actions, slopes and payoffs at x, see `game_units`."""
+        with np.errstate(all="ignore"):
+            sizes, bend = self.slope_sizes(x), self.field_jacobian(x)
+        return units_of(x, self.lower, self.upper, sizes, bend, self.owner, self.players)
 
     def row_sizes(self, x: FloatArray) -> FloatArray:
-        """The sum of the sizes of the terms of each row at x (m,)."""
-        return np.asarray((self.program.size(self._point(x)) + np.abs(self._constants))[self._offset :])
+        """The sum of the sizes of the terms of each row at x, constants as far as they are rounded (m,)."""
+        return np.asarray((self.program.size(self._point(x)) + 1e-6 * np.abs(self._constants))[self._offset :])
 
     def rows_of(self, player: int) -> list[int]:
         """The rows that bind a player: its own and shared ones, as far as they hold variables of its own."""
@@ -192,13 +183,6 @@ class Numbers:
         curved = [] if logs is None else [np.asarray(logs.row)]
         curved += [] if remainder is None else [np.asarray(remainder.rows)]
         return not any((rows < self._offset).any() for rows in curved)
-
-
-def floor_of(sizes: FloatArray) -> float:
-    """The size below which numbers are noise beside these: one unit, less where all are smaller, more where some are
-    huge."""
-    largest = float(np.max(sizes, initial=0.0))
-    return max(min(1.0, largest), 1e-4 * largest, 1e-12)
 
 
 def _bounds(variables: list[Any]) -> tuple[FloatArray, FloatArray]:

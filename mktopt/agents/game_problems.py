@@ -14,16 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from mktopt.agents.game_numbers import FloatArray, Numbers
+from mktopt.agents.game_numbers import Numbers
+from mktopt.agents.game_units import FloatArray
 from mktopt.errors import FormulationError
 from mktopt.formulations.game_models import JOINT, MOVING, projection_model, response_model
-from mktopt.solvers import Has, Program, Session, Solution, Status, Stopped, compile, solve
+from mktopt.solvers import Has, Program, Session, Solution, Status, Stopped, compile, diagnose, is_feasible, solve
 from mktopt.solvers.reading.parametric import compile_parametric
 
 CONVEX, SAMPLED = "convex", "sampled"
 _POINTS = 64
-_STARTS = 3
+_STARTS = 4
+_APART = 0.1
 _ROUNDING = 1e-9
+_SHOWN = 8
 _TIGHT = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-11}
 _UNBOUNDED = (Stopped.UNBOUNDED, Stopped.INFEASIBLE_OR_UNBOUNDED)
 
@@ -62,6 +65,8 @@ class Again:
         if self._parametric is not None:
             theta = self._parametric.theta.copy()
             for name, keys in self._parametric.index.items():
+                if name not in given:  # of a row that is a number, and false
+                    continue
                 start = self._parametric.start[name]
                 theta[start : start + len(keys)] = _in_sequence(self.model, name, keys, given[name])
             program: Program = self._parametric.at(theta)
@@ -84,7 +89,7 @@ class Again:
             return solve(self.program(given))
         if self._session is None:
             self._session = Session(self._parametric, "clarabel", _TIGHT)
-        for name in self._session.names:
+        for name in set(self._session.names) & set(given):
             self._session.set(name, given[name])
         return self._session.solve()
 
@@ -202,26 +207,30 @@ def _fixed(variables: Sequence[Any]) -> Iterator[None]:
 
 def best_of(program: Program) -> tuple[Solution, str]:
     """The solution, global where the program is convex; elsewhere the best from several starts."""
-    if not program.n:
-        return solve(program), CONVEX
-    if not program.not_convex:
+    if not program.n or not program.not_convex:
         return solve(program), CONVEX
     first = solve(program)
     found = [first]
-    if not _bends_well(program):
-        for start in _good_points(program):
+    points = _samples(program)
+    if not _bends_well(program, points):
+        for start in _good_points(program, points):
             put(program.variables, start)
             found.append(solve(program, "ipopt"))
+    endless = [item for item in found if item.status.stopped in _UNBOUNDED]
+    if endless:  # whatever the others found, this beats it
+        return endless[0], SAMPLED
     good = [item for item in found if item.status.ok]
-    if any(item.status.stopped in _UNBOUNDED for item in found):  # whatever the others found, this beats it
-        return next(item for item in found if item.status.stopped in _UNBOUNDED), SAMPLED
     return (min(good, key=lambda item: program.sense * item.objective) if good else first), SAMPLED
 
 
-def scattered(low: FloatArray, high: FloatArray, count: int, unit: float = 1.0) -> FloatArray:
-    """Points (count, n) that fill the box evenly, a box of a few units where there is no bound (additive recurrence).
+def scattered(
+    low: FloatArray, high: FloatArray, count: int, unit: float | FloatArray = 1.0, wide: bool = False
+) -> FloatArray:
+    """Points (count, n) that fill the box evenly (additive recurrence).
 
-    Reference: Roberts' generalised golden ratio, phi^(n+1) = phi + 1, with steps phi^-1, phi^-2, ...
+    Where there is no bound they fill a box of a few units, scalar or (n,); wide: all of the line instead, ever thinner
+    away from the nearest bound, or zero. Reference: Roberts' generalised golden ratio, phi^(n+1) = phi + 1, with steps
+    phi^-1, phi^-2, ...
     """
     n = len(low)
     phi = 2.0
@@ -230,13 +239,31 @@ def scattered(low: FloatArray, high: FloatArray, count: int, unit: float = 1.0) 
     share = (0.5 + np.outer(np.arange(1, count + 1), phi ** -np.arange(1.0, n + 1))) % 1.0
     bottom = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - 4.0 * unit, -2.0 * unit))
     top = np.where(np.isfinite(high), high, bottom + 4.0 * unit)
-    return np.asarray(bottom + share * (top - bottom))
+    points = bottom + share * (top - bottom)
+    if not wide:
+        return np.asarray(points)
+    away = 4.0 * unit * np.tan(0.5 * np.pi * np.clip(share, 1e-6, 1.0 - 1e-6))
+    both = 4.0 * unit * np.tan(np.pi * (np.clip(share, 1e-6, 1.0 - 1e-6) - 0.5))
+    points = np.where(np.isfinite(low) & ~np.isfinite(high), low + away, points)
+    points = np.where(np.isfinite(high) & ~np.isfinite(low), high - away, points)
+    return np.asarray(np.where(np.isfinite(low) | np.isfinite(high), points, both))
 
 
-def _good_points(program: Program) -> list[FloatArray]:
-    """The best feasible ones among scattered points, corners of a box first."""
-    ends = [np.where(np.isfinite(side), side, 0.0) for side in (program.lower, program.upper)]
-    points = np.vstack([scattered(program.lower, program.upper, _POINTS, program.typical), *ends])
+def _samples(program: Program) -> FloatArray:
+    """Points over the bounds of a program: even ones, far ones where there is no bound, and corners of the box."""
+    low, high = program.lower, program.upper
+    count = _POINTS * (4 if program.n <= 2 else 1)
+    even = scattered(low, high, count, program.typical)
+    with np.errstate(invalid="ignore"):
+        nearer = np.where(even - low < high - even, low, high)
+    corners = np.where(np.isfinite(low) & np.isfinite(high), nearer, even)
+    ends = [np.where(np.isfinite(side), side, 0.0) for side in (low, high)]
+    far = scattered(low, high, count, program.typical, wide=True)
+    return np.unique(np.vstack([even, far, corners, *ends]), axis=0)
+
+
+def _good_points(program: Program, points: FloatArray) -> list[FloatArray]:
+    """The best feasible ones of the points, none close to another."""
     rated = []
     with np.errstate(all="ignore"):
         for point in points:
@@ -247,30 +274,45 @@ def _good_points(program: Program) -> list[FloatArray]:
             if np.isfinite(value):
                 rated.append((value, point))
     rated.sort(key=lambda item: item[0])
-    return [point for _, point in rated[:_STARTS]]
+    spread = np.quantile(points, 0.75, axis=0) - np.quantile(points, 0.25, axis=0)
+    apart = _APART * np.where(spread > 0.0, spread, 1.0)
+    chosen: list[FloatArray] = []
+    for _, point in rated:
+        if all((np.abs(point - other) > apart).any() for other in chosen):
+            chosen.append(point)
+        if len(chosen) == _STARTS:
+            break
+    return chosen
 
 
-def _bends_well(program: Program) -> bool:
-    """Whether the objective is convex (concave if maximised) at scattered points and no row is curved."""
+def _bends_well(program: Program, points: FloatArray) -> bool:
+    """Whether the objective is convex (concave if maximised) at the points where it is defined, and no row curved."""
     curved = [part.row for part in (program.quadratics, program.logs) if part is not None]
     curved += [program.remainder.rows] if program.remainder is not None else []
     if any((np.asarray(rows) >= 0).any() for rows in curved):
         return False
+    seen = 0
     with np.errstate(all="ignore"):
-        for point in scattered(program.lower, program.upper, 16, program.typical):
+        for point in points[:: max(1, len(points) // 32)]:
             matrix = program.sense * program.hessian(point, np.zeros(program.m)).toarray()
-            if not np.isfinite(matrix).all() or np.linalg.eigvalsh(matrix)[0] < -1e-9 * max(1.0, np.abs(matrix).max()):
+            if not np.isfinite(matrix).all():
+                continue
+            seen += 1
+            if np.linalg.eigvalsh(matrix)[0] < -1e-9 * np.abs(matrix).max():
                 return False
-    return True
+    return seen >= 8
 
 
 class Projector:
-    """P onto X(x_bar); `rows` as in `projection_model`."""
+    """P onto X(x_bar) in the metric sum_j metric_j (y_j - x_j)^2, all one by default; `rows` as in
+    `projection_model`."""
 
-    def __init__(self, numbers: Numbers, rows: str = MOVING) -> None:
+    def __init__(self, numbers: Numbers, rows: str = MOVING, metric: FloatArray | None = None) -> None:
         self.numbers = numbers
         self._box = not numbers.rows
-        self._problem = None if self._box else Again(projection_model(numbers.game, rows))
+        self._metric = np.ones(numbers.n) if metric is None else metric / float(np.exp(np.log(metric).mean()))
+        model = None if self._box else projection_model(numbers.game, rows, self._metric.tolist())
+        self._problem = None if model is None else Again(model)
         self._rows = [] if self._problem is None else [number for number, _ in self._problem.model.rows]
         self._columns: Any = [] if self._problem is None else self._problem.structure.columns(numbers.variables)
 
@@ -279,7 +321,7 @@ class Projector:
         numbers = self.numbers
         if self._problem is None:
             return np.asarray(np.clip(target, numbers.lower, numbers.upper))
-        given = {"target": target, "others": others}
+        given = {"target": self._metric * target, "others": others}
         if exact:
             with values_kept(numbers.variables):
                 put(numbers.variables, others)
@@ -305,3 +347,20 @@ def feasible_start(numbers: Numbers, start: FloatArray) -> FloatArray | None:
     with values_kept(numbers.variables):
         put(numbers.variables, start)
         return Projector(numbers, JOINT).at(start, start, exact=True)
+
+
+def conflict(numbers: Numbers, start: FloatArray) -> str:
+    """Why no x satisfies all rows and bounds at once, '' where some x does, or nothing was proved.
+
+    Every equilibrium satisfies them all. What is in conflict is named by `diagnose`.
+    """
+    with values_kept(numbers.variables):
+        put(numbers.variables, start)
+        model = projection_model(numbers.game, JOINT)
+        program = compile(model)
+        if program.not_convex or is_feasible(program) is not False:
+            return ""
+        named = {id(model.rows[key]): numbers.rows[key[0]][1] for key in model.rows}
+        program = program.replace(rows=[named[id(row)] for row in program.rows])
+        names = ", ".join(f"{member}" for member in diagnose(program).conflict[:_SHOWN]) or program.impossible
+    return f"no actions satisfy all rows and bounds at once; these cannot hold together: {names}"

@@ -1,13 +1,15 @@
 """Projection methods for the (quasi-)variational inequality of a game.
 
-    projection      x+ = P(x - eta F(x))
-    extragradient   y = P(x - eta F(x)),   x+ = P(x - eta F(y))
+    projection      x+ = P(x - eta F(x) / D)
+    extragradient   y = P(x - eta F(x) / D),   x+ = P(x - eta F(y) / D)
 
-P: onto X(x) (see `formulations/game_models.py`), the shared rows jointly, so that a fixed point is variational. Step of
-extragradient (Khobotov, Marcotte): eta |F(x) - F(y)| <= 0.9 |x - y|, shrunk until it holds and grown where there is
-room; it converges for monotone F on a convex set that does not move. The plain projection converges for F strongly
-monotone and eta small; eta is halved as long as the residual does not fall. For sets that move (QVI) neither has a
-guarantee. Residual: |x - y| / eta in units of payoff per unit of a variable.
+P: onto X(x) (see `formulations/game_models.py`) in the metric of the diagonal D, the shared rows jointly, so that a
+fixed point is variational whatever D is. D: the curvature of each variable's payoff at the start (slope over action
+where it is straight), so that neither the money of a player nor the unit of a variable matters; ones where a step is
+given. Step of extragradient (Khobotov, Marcotte): eta |F(x) - F(y)| <= 0.9 |x - y| in the norms of 1 / D and D, shrunk
+until it holds and grown where there is room; it converges for monotone F on a convex set that does not move. The plain
+projection converges for F strongly monotone and eta small; eta is halved as long as the residual does not fall. For
+sets that move (QVI) neither has a guarantee. Residual: D |x - y| / eta in units of payoff per unit of a variable.
 References: Facchinei and Pang (2003), 12.1; Marcotte, Application of Khobotov's algorithm, INFOR 29 (1991).
 """
 
@@ -17,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from mktopt.agents.game_numbers import FloatArray, Numbers
-from mktopt.agents.game_problems import Projector, feasible_start
+from mktopt.agents.game_numbers import Numbers
+from mktopt.agents.game_problems import Projector, conflict, feasible_start
 from mktopt.agents.game_run import CONVERGED, DIVERGES, NONE_FOUND, STOPPED, Run, period_of, ran_off
+from mktopt.agents.game_units import FloatArray
 
 _SHRINK, _GROW, _CAUTION = 0.6, 1.3, 0.9
 _LEAST_STEP = 1e-5
@@ -36,27 +39,28 @@ def iterate(
 ) -> Run:
     """Runs the projection or the extragradient method from `start` (n,).
 
-    tol: on the residual, relative to the size of F; step: eta, kept as it is where given (units of the variable squared
-    per unit of payoff), else adapted.
+    tol: on the residual of each variable, relative to the size of its slope; step: eta, kept as it is where given
+    (units of the variable squared per unit of payoff), else adapted, in units of 1 / D.
     """
-    projector = Projector(numbers)
     x = feasible_start(numbers, start)
     if x is None:
-        return Run(start, NONE_FOUND, "no feasible point: no x in X(x) was found near the start", [])
-    walk = _Walk(numbers, projector, extragradient, step, x)
+        why = conflict(numbers, start) or "no x in X(x) was found near the start"
+        return Run(start, NONE_FOUND, f"infeasible: {why}", [])
+    walk = _Walk(numbers, extragradient, step, x)
     trace: list[dict[str, Any]] = []
-    points = [x]
+    points = [x / walk.unit]
     for k in range(max_iterations):
         found = walk.step(x)
         if found is None:
             why = f"there is no step from here in iteration {k}: a set X(x) is empty, or F is no number"
             return Run(x, STOPPED, why, trace)
-        following, residual, scale = found
+        following, left = found
+        residual = float(left.max(initial=0.0))
         trace.append({"iteration": k, "residual": residual, "step": walk.eta})
-        if residual <= tol * scale:
+        if walk.small(x, left, tol):
             return Run(x, CONVERGED, f"residual {residual:.1e} at step {walk.eta:.2g}", trace)
         x = following
-        points.append(x)
+        points.append(x / walk.unit)
         if ran_off(x, walk.unit):
             return Run(x, DIVERGES, f"the actions grow without limit: residual {residual:.1e}", trace)
         if walk.eta < _LEAST_STEP * walk.first:
@@ -71,56 +75,70 @@ def iterate(
 class _Walk:
     """One step after the other, with the rule for eta."""
 
-    def __init__(
-        self, numbers: Numbers, projector: Projector, extragradient: bool, step: float | None, x: FloatArray
-    ) -> None:
-        self.numbers, self.projector, self.extragradient, self.fixed = numbers, projector, extragradient, step
-        self.unit = numbers.unit(x)
-        self.eta = self.first = step or self.unit / float(np.max(numbers.slope_sizes(x), initial=1e-300))
+    def __init__(self, numbers: Numbers, extragradient: bool, step: float | None, x: FloatArray) -> None:
+        self.numbers, self.extragradient, self.fixed = numbers, extragradient, step
+        units = numbers.units(x)
+        self.unit, self.slope = units.action, units.slope
+        with np.errstate(all="ignore"):
+            bend = np.abs(numbers.field_jacobian(x).diagonal())
+        self.metric = np.where(np.isfinite(bend) & (bend > 0.0), bend, 1.0 / units.step)
+        self.metric = np.ones(numbers.n) if step else self.metric
+        self.projector = Projector(numbers, metric=self.metric)
+        self.eta = self.first = step or 1.0
         self.best, self.since, self.halved = np.inf, 0, False
-        self.scale = 0.0
 
-    def step(self, x: FloatArray) -> tuple[FloatArray, float, float] | None:
-        """(next point, residual at x, size of F), None where a set is empty."""
+    def step(self, x: FloatArray) -> tuple[FloatArray, FloatArray] | None:
+        """(next point, residuals at x (n,)), None where a set is empty."""
         field = self.numbers.field(x)
         if not np.isfinite(field).all():
             return None
-        self.scale = max(self.scale, float(np.max(self.numbers.slope_sizes(x), initial=0.0)))
-        y = self.projector.at(x - self.eta * field, x)
+        y = self._moved(x, field)
+        if y is not None and self.extragradient and not self.fixed:
+            y = self._shrunk(x, y, field)
         if y is None:
             return None
-        if self.extragradient and not self.fixed:
-            y = self._shrunk(x, y, field)
-            if y is None:
-                return None
-        residual = float(np.abs(x - y).max(initial=0.0)) / self.eta
-        scale = self.scale
+        left = self.metric * np.abs(x - y) / self.eta
         if not self.extragradient:
-            self._slow_down(x, y, field, residual)
-            return y, residual, scale
+            self._slow_down(x, y, field, float(left.max(initial=0.0)))
+            return y, left
         there = self.numbers.field(y)
-        following = self.projector.at(x - self.eta * there, x)
-        moved, changed = float(np.linalg.norm(x - y)), float(np.linalg.norm(field - there))
-        if not self.fixed and self.eta * changed < 0.5 * moved and self.eta < 1e6 * self.first:
-            self.eta *= _GROW
-        return None if following is None else (following, residual, scale)
+        following = self._moved(x, there)
+        if not self.fixed and self.eta * self._changed(field - there) < 0.5 * self._long(x - y):
+            self.eta *= _GROW if self.eta < 1e6 * self.first else 1.0
+        return None if following is None else (following, left)
+
+    def small(self, x: FloatArray, left: FloatArray, tol: float) -> bool:
+        """Whether residuals are small beside the slopes, which are measured anew before it is said."""
+        if (left > tol * self.slope).any():
+            self.slope = np.maximum(self.slope, self.numbers.slope_sizes(x))
+            return False
+        self.slope = self.numbers.units(x).slope
+        return bool((left <= tol * self.slope).all())
+
+    def _moved(self, x: FloatArray, field: FloatArray) -> FloatArray | None:
+        return self.projector.at(x - self.eta * field / self.metric, x)
+
+    def _long(self, move: FloatArray) -> float:
+        return float(np.linalg.norm(np.sqrt(self.metric) * move))
+
+    def _changed(self, field: FloatArray) -> float:
+        return float(np.linalg.norm(field / np.sqrt(self.metric)))
 
     def _shrunk(self, x: FloatArray, y: FloatArray | None, field: FloatArray) -> FloatArray | None:
         """y at a step that keeps eta |F(x) - F(y)| <= 0.9 |x - y|."""
         while y is not None and self.eta > _LEAST_STEP * self.first:
-            changed = float(np.linalg.norm(field - self.numbers.field(y)))
-            if not self.eta * changed > _CAUTION * float(np.linalg.norm(x - y)):
+            changed = self._changed(field - self.numbers.field(y))
+            if not self.eta * changed > _CAUTION * self._long(x - y):
                 break
             self.eta *= _SHRINK
-            y = self.projector.at(x - self.eta * field, x)
+            y = self._moved(x, field)
         return y
 
     def _slow_down(self, x: FloatArray, y: FloatArray, field: FloatArray, residual: float) -> None:
         """Plain projection: no step beyond 1 / (slope of F), and half of it while the residual does not fall."""
         if self.fixed:
             return
-        moved = float(np.linalg.norm(x - y))
-        changed = float(np.linalg.norm(field - self.numbers.field(y)))
+        moved, changed = self._long(x - y), self._changed(field - self.numbers.field(y))
         if self.eta * changed > moved > 0.0:
             self.eta = moved / changed
         elif self.eta * changed < 0.5 * moved and not self.halved and self.eta < 1e6 * self.first:

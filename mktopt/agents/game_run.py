@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mktopt.agents.game_numbers import FloatArray
+from mktopt.agents.game_units import FloatArray
 
 CONVERGED, NONE_FOUND, DIVERGES, STOPPED = "converged", "no equilibrium found", "diverges", "stopped"
 LONGEST_PERIOD = 20
@@ -39,7 +39,8 @@ class Run:
 def period_of(points: Sequence[FloatArray], close: float = 1e-8, wide: float = 1e-4) -> int:
     """The period n >= 2 with which the last 3 n points repeat themselves, 0 where they do not.
 
-    Points are the same within `close` of their size; within a period they must differ by more than `wide`.
+    Points, in units of actions, are the same within `close` of their size; within a period they must differ by more
+    than `wide`.
     """
     last = points[-1]
     scale = max(float(np.abs(point).max(initial=0.0)) for point in points[-LONGEST_PERIOD:])
@@ -52,6 +53,6 @@ def period_of(points: Sequence[FloatArray], close: float = 1e-8, wide: float = 1
     return 0
 
 
-def ran_off(x: FloatArray, unit: float) -> bool:
-    """Whether a point is out of all proportion to the size of actions where the run began."""
-    return float(np.abs(x).max(initial=0.0)) > FAR * max(unit, 1.0)
+def ran_off(x: FloatArray, unit: FloatArray) -> bool:
+    """Whether an action is out of all proportion to its size where the run began."""
+    return bool((np.abs(x) > FAR * np.maximum(unit, 1.0)).any())

@@ -18,6 +18,7 @@ Nothing here reads the arrays that the solver saw.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,9 @@ from mktopt.formulations.budget_balance import shortfall
 from mktopt.formulations.market import declaration_of
 from mktopt.networks.units import shunt_kvar
 from mktopt.solvers.solution import Has
+
+if TYPE_CHECKING:
+    from mktopt.clearing.equilibrium_certificate import EquilibriumCertificate
 
 # Money at stake is far more than money that moves where hardly anything is traded; figures are judged by at least
 # this share of it.
@@ -91,14 +95,18 @@ class Certificate:
         )
 
 
-def certify(clearing: Clearing) -> Certificate:
+def certify(clearing: Clearing) -> Certificate | EquilibriumCertificate:
     """Evaluates the certificate of `clearing`; raises MktoptError where it carries no evidence to evaluate."""
     evidence = clearing.evidence
     if evidence is None:
         raise MktoptError("this clearing has no evidence; clear the market again to certify it")
     if not isinstance(evidence, Evidence):
-        certificate: Certificate = evidence.certificate(clearing)
+        certificate: Certificate | EquilibriumCertificate = evidence.certificate(clearing)
         return certificate
+    if clearing.equilibrium is not None:
+        from mktopt.clearing.equilibrium_certificate import certify_equilibrium
+
+        return certify_equilibrium(clearing)
     if not names_agree(clearing, evidence):  # numbers that belong to nothing prove nothing
         unknown = float("nan")
         return Certificate(
@@ -108,7 +116,7 @@ def certify(clearing: Clearing) -> Certificate:
     x, y = values_of(clearing, evidence), multipliers_of(clearing, evidence)
     found = conditions(objective, evidence.rows, evidence.variables, x, y)
     turnover = _turnover(clearing, found.objective)
-    rent, regret = _rent(clearing), regrets(clearing)["regret"]
+    rent, regret = rent_of_wires(clearing), regrets(clearing)["regret"]
     local = _is_local(clearing, evidence)
     convex = not local and all(v.is_continuous() for v in evidence.variables)
     return Certificate(
@@ -201,7 +209,7 @@ def _surplus_kept(clearing: Clearing, rent: float) -> float:
     return -sum(float(hours[t]) * shortfall(clearing.orders, quantity, t) for t in clearing.network.periods)
 
 
-def _rent(clearing: Clearing) -> float:
+def rent_of_wires(clearing: Clearing) -> float:
     """Congestion rent from the wires: -sum_b lambda_b p_b hours, p_b what the flows and shunts take from bus b [$].
 
     With explicit flows p_b is their divergence, plus what shunts draw; without (copperplate) one price serves all
@@ -237,7 +245,7 @@ def _reactive_rent(clearing: Clearing) -> float:
     return rent + float(np.sum(price * shunt_kvar(network)[:, None] * v2))
 
 
-def _no_load(clearing: Clearing, evidence: Evidence) -> FloatArray:
+def no_load(clearing: Clearing, evidence: Evidence) -> FloatArray:
     """Values of a grid that nobody uses: all zero but the voltages, those at no load, shape (n,)."""
     values, v2 = np.zeros(len(evidence.variables)), evidence.model.grid.component("v2")
     if v2 is None or not clearing.network.topology.is_radial:
@@ -258,4 +266,4 @@ def _rent_is_the_grids_own(clearing: Clearing, evidence: Evidence) -> bool:
     security = declaration_of(evidence.model).security
     if security is not None and security.loses_orders:  # an offer's own outage limits the flow beside it
         return False
-    return zero_is_feasible(evidence.rows, evidence.variables, _no_load(clearing, evidence))
+    return zero_is_feasible(evidence.rows, evidence.variables, no_load(clearing, evidence))

@@ -145,12 +145,15 @@ def _chosen(network: Network, periods: int | Sequence[int] | None) -> npt.NDArra
 
 
 def injections(clearing: Clearing) -> ComplexArray:
-    """What the orders of a clearing inject into each bus and period [kW + j kvar], shape (buses, periods)."""
+    """What the orders of a clearing inject into each bus and period [kW + j kvar], shape (buses, periods); prosumers
+    neither draw nor give reactive power."""
     network, dispatch, table = clearing.network, clearing.dispatch, clearing.orders.orders
     periods = len(network.hours)
     kw = dispatch["quantity_kw"].to_numpy(float)
     low, high = table["q_min_kvar"].to_numpy(float), table["q_max_kvar"].to_numpy(float)
-    kvar = np.where(np.isnan(low), table["tan_phi"].to_numpy(float) * kw, np.clip(0.0, low, high))
+    kvar = np.zeros(len(kw))
+    if clearing.prosumers is None:
+        kvar = np.where(np.isnan(low), table["tan_phi"].to_numpy(float) * kw, np.clip(0.0, low, high))
     if "q_kvar" in dispatch:
         stated = dispatch["q_kvar"].to_numpy(float)
         kvar = np.where(np.isnan(stated), kvar, stated)

@@ -25,7 +25,7 @@ def disagreement(
         _welfare(clearing, found.objective, turnover),
         _payments(clearing, turnover),
         _faced_prices(clearing, evidence, found.pull),
-        _loadings(clearing),
+        loadings_agree(clearing),
         _reactive(clearing),
         _slacks(clearing, evidence, x),
     )
@@ -120,7 +120,7 @@ def carried_kva(flows: Any) -> FloatArray:
     return np.asarray(carried)
 
 
-def _loadings(clearing: Clearing) -> FloatArray:
+def loadings_agree(clearing: Clearing) -> FloatArray:
     """Loadings against flows and ratings."""
     if not len(clearing.flows):
         return np.zeros(0)

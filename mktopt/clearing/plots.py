@@ -24,6 +24,7 @@ from mktopt.clearing.drawing import (
     new_axes,
     price_bars,
 )
+from mktopt.clearing.equilibrium import prosumers_of
 from mktopt.clearing.layout import RED, distances, place_names, positions, sequence
 from mktopt.errors import MktoptError, unknown_name
 
@@ -40,7 +41,8 @@ FULL_PERCENT = 100.0 - 1e-4
 
 
 class Plots:
-    """The pictures of one clearing: `.prices()`, `.price_parts()`, `.voltages()`, `.network()`, `.curves()`."""
+    """The pictures of one clearing: `.prices()`, `.price_parts()`, `.voltages()`, `.network()`, `.curves()`, and of an
+    auction of prosumers `.aggregator(name)` and `.convergence()`."""
 
     def __init__(self, clearing: Clearing) -> None:
         self.clearing = clearing
@@ -132,6 +134,8 @@ class Plots:
         On a congested grid the cleared quantity need not lie where the curves cross. Returns the Axes. Raises
         UnknownNameError for a period that is not there.
         """
+        if self.clearing.prosumers is not None:
+            return self._prosumer_curves(new_axes(ax), period)
         ax = new_axes(ax)
         price = self._price(period)
         dispatch = self._dispatch(period)
@@ -156,6 +160,47 @@ class Plots:
         ax.set_xlabel("quantity [kW]")
         ax.set_ylabel("price [\\$/kWh]")
         ax.set_title(self._title("supply and demand", period), fontsize=11)
+        ax.legend(frameon=False, fontsize=8.5, loc="best")
+        ax.grid(alpha=0.25)
+        return ax
+
+    def aggregator(self, name: str, ax: Any = None, period: int = 0, rounds: Any = None) -> Any:
+        """One aggregator's supply and demand by unit cost, and where they meet; rounds: of an auction (table with c and
+        supply), as a cobweb. Returns the Axes. Raises UnknownNameError, MktoptError for a clearing of orders."""
+        from mktopt.clearing.auction_plots import draw_crossing
+
+        self._price(period)
+        people = prosumers_of(self.clearing).of_aggregator(name)
+        table = self._aggregators(period)
+        row = table[table["aggregator"] == name]
+        ax = new_axes(ax)
+        draw_crossing(ax, people, float(row["p_kw"].iloc[0]), float(row["unit_cost"].iloc[0]), rounds)
+        ax.set_title(self._title(f"aggregator {name}", period), fontsize=11)
+        return ax
+
+    def convergence(self, ax: Any = None) -> Any:
+        """Natural residual and welfare of each iteration of the auction. Returns the Axes; raises MktoptError where
+        there was no iteration."""
+        from mktopt.clearing.auction_plots import draw_convergence
+
+        trace = self.clearing.trace
+        if trace is None or not len(trace):
+            raise MktoptError("nothing was iterated here: only an auction of prosumers with another method than "
+                              "'central' leaves a trace")  # fmt: skip
+        ax = new_axes(ax)
+        draw_convergence(ax, trace)
+        ax.set_title(self._title("convergence", None), fontsize=11)
+        return ax
+
+    def _prosumer_curves(self, ax: Any, period: int) -> Any:
+        from mktopt.clearing.auction_plots import draw_curves
+
+        self._price(period)
+        cost = self._aggregators(period)["unit_cost"].to_numpy(float)
+        draw_curves(ax, prosumers_of(self.clearing), cost)
+        ax.set_xlabel("quantity [kW]")
+        ax.set_ylabel("price [\\$/kWh]")
+        ax.set_title(self._title("supply and demand of the agents", period), fontsize=11)
         ax.legend(frameon=False, fontsize=8.5, loc="best")
         ax.grid(alpha=0.25)
         return ax
@@ -192,6 +237,11 @@ class Plots:
             return np.full(n, np.nan), np.full(n, np.nan)
         here = flows[flows["period"] == period]
         return here["p_kw"].to_numpy(float), here["loading_percent"].to_numpy(float)
+
+    def _aggregators(self, period: int) -> Any:
+        """The rows of `aggregators` in `period`."""
+        table: Any = self.clearing.aggregators
+        return table[table["period"] == period]
 
     def _dispatch(self, period: int) -> Any:
         dispatch = self.clearing.dispatch

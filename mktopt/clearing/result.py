@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 
     from mktopt.clearing.certificate import Certificate
     from mktopt.clearing.check_ac import AcCheck
+    from mktopt.clearing.equilibrium import Equilibrium
+    from mktopt.clearing.equilibrium_certificate import EquilibriumCertificate
     from mktopt.clearing.plots import Plots
     from mktopt.clearing.price_parts import PriceParts
     from mktopt.clearing.price_ranges import Ambiguity, PriceRanges
     from mktopt.clearing.settlement import Settlement
+    from mktopt.networks.prosumers import Prosumers
+    from mktopt.networks.utilities import Utility
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -67,8 +71,11 @@ class Clearing:
     other rows that contain it; reactive_prices: bus, period, price [$/kvarh], relaxation: branch, period, gap,
     phantom_kw, phantom_kvar, slack, both None where the flow has no such thing (then dispatch has no q_kvar either:
     what a bid draws and an offer gives); contingencies: what security was asked for and given, None where none was (see
-    `mktopt.formulations.security`); welfare [$]: value of accepted bids minus cost of accepted offers, over all hours;
-    status: why the solver stopped, and what it has; notes: what a reader of the numbers must know.
+    `mktopt.formulations.security`); prosumers, agents, aggregators, trace, equilibrium: who took part in an auction of
+    prosumers, and how it went (see `mktopt.clearing.equilibrium`), None where orders were cleared;
+    welfare [$]: value of accepted bids minus cost of accepted offers, over all hours (of an auction of prosumers: their
+    utility minus the cost of the import); status: why the solver stopped, and what it has; notes: what a reader of the
+    numbers must know.
     """
 
     prices: pd.DataFrame
@@ -93,10 +100,18 @@ class Clearing:
     reactive_prices: pd.DataFrame | None = None
     relaxation: pd.DataFrame | None = None
     contingencies: pd.DataFrame | None = None
+    prosumers: Prosumers | None = None
+    agents: pd.DataFrame | None = None
+    aggregators: pd.DataFrame | None = None
+    trace: pd.DataFrame | None = None
+    equilibrium: Equilibrium | None = None
 
     @cached_property
-    def certificate(self) -> Certificate:
-        """Residuals, gap, regret and budget, evaluated from these tables and the model's Pyomo expressions."""
+    def certificate(self) -> Certificate | EquilibriumCertificate:
+        """Residuals, gap, regret and budget, evaluated from these tables and the model's Pyomo expressions.
+
+        Of a clearing of prosumers: natural residual, greatest gain, budget (see
+        `mktopt.clearing.equilibrium_certificate`)."""
         from mktopt.clearing.certificate import certify
 
         return certify(self)
@@ -177,6 +192,14 @@ class Clearing:
 
         return price_shares(self, part, of)
 
+    @cached_property
+    def price_of_anarchy(self) -> float:
+        """Of an auction of prosumers: gain in welfare of the central optimum over that of this equilibrium; 1 where
+        nothing is lost. One solve; see `mktopt.clearing.equilibrium.price_of_anarchy`."""
+        from mktopt.clearing.equilibrium import price_of_anarchy
+
+        return price_of_anarchy(self)
+
     def check_ac(self, **options: Any) -> AcCheck:
         """The alternating-current power flow of the dispatch: voltages, loadings, losses and what they violate.
 
@@ -225,11 +248,14 @@ class Clearing:
         save(self, folder, format)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Clearing:
-        """Reads a saved clearing; nothing in the folder is executed. Raises DataError where a file was changed."""
+    def load(cls, folder: str | Path, utilities: Mapping[str, Utility] | None = None) -> Clearing:
+        """Reads a saved clearing; nothing in the folder is executed. Raises DataError where a file was changed.
+
+        utilities: those of your own that its prosumers have, by name, since functions are not saved.
+        """
         from mktopt.clearing.storage import load
 
-        return load(folder)
+        return load(folder, utilities)
 
     def summary(self) -> str:
         """Some lines that say what was cleared, at what prices, and whether the proof holds."""
@@ -244,6 +270,7 @@ class Clearing:
             f"  welfare   {self.welfare:,.4f} $",
             f"  prices    {prices.min():.4f} to {prices.max():.4f} $/kWh",
             *self._doubt(),
+            *([f"  auction   {self.equilibrium}"] if self.equilibrium is not None else []),
         ]
         try:
             lines.append(f"  proof     {self.certificate}")

@@ -33,10 +33,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from mktopt.clearing.prosumer_settlement import prosumer_table
 from mktopt.clearing.result import Clearing, FloatArray
-from mktopt.errors import DataError, Fault, unknown_name
+from mktopt.errors import DataError, Fault, FormulationError, unknown_name
 from mktopt.networks.order_rules import CONSUMER, DEMAND_RESPONSE
 from mktopt.networks.orders import Orders
+from mktopt.networks.prosumers import Prosumers
 
 IntArray = npt.NDArray[np.int64]
 
@@ -90,10 +92,13 @@ class Settlement:
         return text
 
 
-def settle(clearing: Clearing, truth: Orders | None = None, demand_response: str | None = None) -> Settlement:
+def settle(
+    clearing: Clearing, truth: Orders | Prosumers | None = None, demand_response: str | None = None
+) -> Settlement:
     """Payments and rewards of `clearing`, valued by the curves of `truth` (default: the submitted orders).
 
-    `truth` holds the hidden true curves under the same order names and periods; it may hold others too.
+    `truth` holds the hidden true curves under the same order names and periods; it may hold others too. Of an auction
+    of prosumers it holds their true utilities (see `mktopt.clearing.prosumer_settlement`).
     demand_response: 'credit' (charged for the initial load, credited for the reduction) or 'on_top' (charged for what
     is consumed, and paid for the reduction by a levy on consumers); None: the clearing's option of that name, else
     'credit'.
@@ -104,6 +109,15 @@ def settle(clearing: Clearing, truth: Orders | None = None, demand_response: str
     variant = clearing.options.get("demand_response", CREDIT) if demand_response is None else demand_response
     if variant not in VARIANTS:
         raise unknown_name("settlement of demand response", variant, VARIANTS)
+    if clearing.prosumers is not None:
+        if not isinstance(truth, (Prosumers, type(None))):
+            raise FormulationError("this was an auction of prosumers: give their true utilities as Prosumers")
+        people, hours = prosumer_table(clearing, truth)
+        nobody = np.zeros(len(people))
+        deficit, _ = _levy(clearing, people, hours, nobody)
+        return _settled(clearing, people, hours, np.where(people["side"] == "bid", people["value"], 0.0), deficit)
+    if isinstance(truth, Prosumers):
+        raise FormulationError("this market cleared orders; give their true curves as Orders, not Prosumers")
     table, rows = clearing.dispatch.copy(), _rows(clearing)
     hours = clearing.network.hours[table["period"].to_numpy()]
     quantity, bid = table["quantity_kw"].to_numpy(), (table["side"] == "bid").to_numpy()
@@ -126,6 +140,12 @@ def settle(clearing: Clearing, truth: Orders | None = None, demand_response: str
     table["reduction_cost"] = np.where(response, whole - table["value"], np.nan)
     # Without any reduction it would have the initial load's utility, and pay the same price for all of it.
     table["reduction_reward"] = np.where(response, table["reward"] - (whole - paid - worth), np.nan)
+    return _settled(clearing, table, hours, whole, deficit)
+
+
+def _settled(
+    clearing: Clearing, table: pd.DataFrame, hours: FloatArray, whole: FloatArray, deficit: pd.DataFrame
+) -> Settlement:
     kept = np.bincount(table["period"], weights=table["payment"], minlength=len(clearing.network.hours))
     rent = pd.DataFrame({"period": list(clearing.network.periods), "rent": kept})
     return Settlement(table, _participants(table, hours), rent, _roles(table, hours, whole), deficit)

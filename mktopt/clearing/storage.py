@@ -4,7 +4,8 @@ folder/
   manifest.json      versions, mechanism, flow, options, solver, welfare, status, certificate, notes, sha256 of files,
                      whether prices are unique
   prices.*, dispatch.*, flows.*, voltages.*, constraints.*, order_prices.*, reactive_prices.*, relaxation.*,
-  contingencies.*                                                                (csv or parquet)
+  contingencies.*, agents.*, aggregators.*, trace.*                              (csv or parquet)
+  prosumers.csv                                      of an auction of prosumers, with `equilibrium` in the manifest
   orders.csv, network.toml, buses.csv, branches.csv, loads.csv, shunts.csv        the inputs
 """
 
@@ -15,6 +16,7 @@ import importlib.metadata
 import json
 import math
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from typing import Any
 import pandas as pd
 
 from mktopt.clearing.certificate import Certificate
+from mktopt.clearing.equilibrium import Equilibrium
+from mktopt.clearing.equilibrium_certificate import EquilibriumCertificate
 from mktopt.clearing.price_ranges import Ambiguity, ambiguity
 from mktopt.clearing.result import Clearing
 from mktopt.errors import DataError, Fault, MktoptError
@@ -29,15 +33,18 @@ from mktopt.networks.csv_folder import write_tables
 from mktopt.networks.files import write_folder
 from mktopt.networks.network import Network
 from mktopt.networks.orders import Orders
+from mktopt.networks.prosumers import Prosumers
+from mktopt.networks.utilities import Utility
 from mktopt.solvers.solution import Has, Status, Stopped
 
 FORMAT = 1
 TABLES = (
     "prices", "dispatch", "flows", "voltages", "constraints", "order_prices", "reactive_prices", "relaxation",
-    "contingencies",
+    "contingencies", "agents", "aggregators", "trace",
 )  # fmt: skip
 _NAMES = (
     "bus", "order", "participant", "side", "branch", "name", "index", "contingency", "kind", "status", "worst_branch",
+    "agent", "aggregator", "role", "verdict",
 )  # fmt: skip
 
 # Whole numbers stay whole where there are none, and where some are missing.
@@ -53,11 +60,12 @@ class Recorded:
     digest: str
     open_price: Ambiguity | str | None = None
 
-    def certificate(self, clearing: Clearing) -> Certificate:
+    def certificate(self, clearing: Clearing) -> Certificate | EquilibriumCertificate:
         """The recorded certificate; raises MktoptError where the tables are no longer those that were saved."""
         if _digest(clearing) != self.digest:
             raise MktoptError("the tables were changed after loading, so the recorded certificate does not hold")
-        return Certificate(**{**self.figures, "source": "recorded when saved"})
+        kind = Certificate if clearing.equilibrium is None else EquilibriumCertificate
+        return kind(**{**self.figures, "source": "recorded when saved"})
 
     def ambiguity(self, clearing: Clearing) -> Ambiguity | None:
         """The recorded price that is not unique; raises MktoptError where tables were changed or it is unknown."""
@@ -79,7 +87,10 @@ def save(clearing: Clearing, folder: str | Path, format: str = "csv") -> None:
 
     def fill(aside: Path) -> None:
         write_tables(clearing.network, aside)
-        aside.joinpath("orders.csv").write_text(clearing.orders.joined().to_csv(index=False), encoding="utf-8")
+        if clearing.prosumers is None:
+            aside.joinpath("orders.csv").write_text(clearing.orders.joined().to_csv(index=False), encoding="utf-8")
+        else:
+            clearing.prosumers.to_csv(aside / "prosumers.csv")
         for name in TABLES:
             table = getattr(clearing, name)
             if table is not None:
@@ -90,12 +101,14 @@ def save(clearing: Clearing, folder: str | Path, format: str = "csv") -> None:
         text = json.dumps(manifest, indent=2, default=str)
         aside.joinpath("manifest.json").write_text(text + "\n", encoding="utf-8")
 
-    earlier = [f"{name}.{kind}" for name in TABLES for kind in ("csv", "parquet")]
+    earlier = [f"{name}.{kind}" for name in TABLES for kind in ("csv", "parquet")] + ["orders.csv", "prosumers.csv"]
     write_folder(folder, fill, earlier if (Path(folder) / "manifest.json").is_file() else ())
 
 
-def load(folder: str | Path) -> Clearing:
+def load(folder: str | Path, utilities: Mapping[str, Utility] | None = None) -> Clearing:
     """Reads a clearing that `save` wrote; raises DataError where a file is missing or was changed since.
+
+    utilities: those of your own that its prosumers have, by name, since functions are not saved.
 
     The loaded clearing carries the recorded certificate; clear the market again to evaluate it anew.
     """
@@ -116,7 +129,7 @@ def load(folder: str | Path) -> Clearing:
         welfare=manifest["welfare"],
         status=Status(Stopped[manifest["status"]["stopped"]], Has[manifest["status"]["has"]]),
         network=Network.from_csv(folder),
-        orders=Orders.from_csv(folder / "orders.csv"),
+        **_participants(folder, manifest, utilities),
         notes=tuple(manifest["notes"]),
         **{key: manifest[key] for key in _PLAIN},
     )
@@ -124,6 +137,28 @@ def load(folder: str | Path) -> Clearing:
 
 
 _PLAIN = ("mechanism", "flow", "options", "flow_options", "solver", "solver_options", "seconds")
+
+
+def _participants(folder: Path, manifest: dict[str, Any], utilities: Mapping[str, Utility] | None) -> dict[str, Any]:
+    """The fields of a clearing that say who took part."""
+    found = manifest.get("equilibrium")
+    if found is None:
+        return {"orders": Orders.from_csv(folder / "orders.csv")}
+    figures = {**found, "c0": tuple(found["c0"])}
+    numbers = {name: math.nan for name in ("residual", "eta") if figures[name] is None}
+    return {
+        "orders": Orders.none(),
+        "prosumers": Prosumers.from_csv(folder / "prosumers.csv", utilities=utilities),
+        "equilibrium": Equilibrium(**figures | numbers),
+    }
+
+
+def _equilibrium(clearing: Clearing) -> dict[str, Any] | None:
+    """The manifest's entry of how an equilibrium was found; what is no number is null."""
+    if clearing.equilibrium is None:
+        return None
+    entry = asdict(clearing.equilibrium)
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
 
 
 def _manifest(clearing: Clearing, certificate: dict[str, Any], format: str) -> dict[str, Any]:
@@ -137,6 +172,7 @@ def _manifest(clearing: Clearing, certificate: dict[str, Any], format: str) -> d
         "notes": list(clearing.notes),
         "seed": clearing.options.get("seed"),
         "certificate": certificate,
+        "equilibrium": _equilibrium(clearing),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
     }
 
@@ -189,7 +225,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("sha256_of_manifest") != _manifest_digest(manifest):
         problem = "the manifest was changed after it was saved (its sha256 differs from the one in it)"
         raise DataError(Fault(str(path), problem, hint="save the clearing again"))
-    known = {field.name for field in fields(Certificate)}
+    kind = Certificate if manifest.get("equilibrium") is None else EquilibriumCertificate
+    known = {field.name for field in fields(kind)}
     if set(manifest["certificate"]) != known:
         raise DataError(Fault(str(path), "the certificate has other figures than this version's"))
     return manifest

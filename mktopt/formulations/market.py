@@ -19,6 +19,7 @@ from mktopt.networks.orders import Orders
 
 if TYPE_CHECKING:
     from mktopt.formulations.security import Security
+    from mktopt.networks.prosumers import Prosumers
 
 Extra = Callable[[Any, Network], Any]
 _ATTRIBUTE = "_mktopt_declaration"
@@ -32,7 +33,9 @@ class Declaration:
     mechanism declared. All others are the user's own, whether `extra` or a later hand added them. recipe: of a
     parametric model, a function of network and orders that builds it anew, `extra` included. security: the
     contingencies that the dispatch must survive; where their rows are too many to declare at once, its `separate`
-    declares those that the solved model violates, and the market is cleared when there are none left.
+    declares those that the solved model violates, and the market is cleared when there are none left. prosumers: of a
+    market that takes them as they are; its orders are then none. extra: the user's functions, for a market that is
+    cleared by way of other models.
     """
 
     mechanism: str
@@ -43,6 +46,8 @@ class Declaration:
     built: frozenset[str] = frozenset()
     recipe: Callable[[Network, Orders], Any] | None = field(default=None, repr=False)
     security: Security | None = field(default=None, repr=False)
+    prosumers: Prosumers | None = field(default=None, repr=False)
+    extra: tuple[Extra, ...] = field(default=(), repr=False)
 
 
 def declare(model: Any, declaration: Declaration) -> None:
@@ -54,6 +59,11 @@ def declare(model: Any, declaration: Declaration) -> None:
 def remember(model: Any, recipe: Callable[[Network, Orders], Any]) -> None:
     """Notes how `model` can be built anew, in another process or over other data."""
     object.__setattr__(model, _ATTRIBUTE, replace(declaration_of(model), recipe=recipe))
+
+
+def keep_extra(model: Any, extra: Sequence[Extra]) -> None:
+    """Notes the functions that added the user's own constraints to `model`."""
+    object.__setattr__(model, _ATTRIBUTE, replace(declaration_of(model), extra=tuple(extra)))
 
 
 def with_network(model: Any, network: Network) -> Any:
