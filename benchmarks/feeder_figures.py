@@ -21,12 +21,14 @@ DPI = 150
 PRICE = "price [\\$/kWh]"
 
 
-def leave(folder: Path, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, Any], text: str) -> None:
+def leave(
+    folder: Path, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, Any], text: str, dpi: int = DPI
+) -> None:
     """Writes tables as CSV, figures as PNG (and closes them) and the page as summary.md."""
     for name, table in tables.items():
         folder.joinpath(f"{name}.csv").write_text(table.to_csv(index=False), encoding="utf-8")
     for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=DPI)
+        figure.savefig(folder / f"{name}.png", dpi=dpi)
         pyplot().close(figure)
     folder.joinpath("summary.md").write_text(text, encoding="utf-8")
 
