@@ -182,14 +182,9 @@ def cobwebs(shown: tuple[Shown, Shown]) -> Any:
 
 def cobweb(ax: Any, one: Shown, title: str = "") -> None:
     """Supply, demand and the rounds of the auction as printed, drawn where these are."""
-    rounds = one.printed.trace.rename(columns={"unit_cost": "c", "supply_kw": "supply"})
-    draw_crossing(ax, one.people, one.p_kw, one.cost, rounds)
+    draw_crossing(ax, one.people, one.p_kw, one.cost, one.printed.trace)
     ends = f"cycles with period {one.printed.period}" if one.printed.period else "converges"
     ax.set_title(title or f"{one.title}: {ends}", fontsize=10.5)
-    c, supply = rounds["c"].to_numpy(), rounds["supply"].to_numpy()
-    room = 0.15 * float(np.ptp(c))
-    ax.set_xlim(c.min() - room, c.max() + room)
-    ax.set_ylim(max(0.0, 0.5 * supply.min()), 1.7 * supply.max())
     ax.legend(frameon=False, fontsize=SMALL, loc="upper right")
 
 

@@ -57,25 +57,30 @@ def draw_crossing(
     """One aggregator as the paper's Fig. 3 has it: supply p_k + what its sellers give, demand of its buyers, by unit
     cost, and the point where they meet.
 
-    prosumers: those of the aggregator; rounds: c [$/kWh], supply [kW] of each round of an auction, drawn as a cobweb.
+    prosumers: those of the aggregator; rounds: the trace of an auction (`mktopt.agents.algorithm1.Auction.trace`:
+    unit_cost [$/kWh], supply_kw of each round), drawn as a cobweb that fills the picture.
     """
-    way = np.array([cost]) if rounds is None else np.r_[rounds["c"].to_numpy(), cost]
+    way = np.array([cost]) if rounds is None else np.r_[rounds["unit_cost"].to_numpy(), cost]
     price = prices_to_draw(prosumers, way)
     bought, sold = bought_and_sold(prosumers, price)
     ax.plot(price, p_kw + sold, color=OFFER, lw=2, label="supply: $p_k$ + sellers")
     ax.plot(price, bought, color=BID, lw=2, label="demand: buyers")
     if rounds is not None and len(rounds) > 1:
-        c, supply = rounds["c"].to_numpy(), rounds["supply"].to_numpy()
+        c, supply = rounds["unit_cost"].to_numpy(), rounds["supply_kw"].to_numpy()
         x = np.repeat(c, 2)[1:]
         y = np.repeat(supply, 2)[:-1]
         ax.plot(x, y, color="0.35", lw=0.9, marker="o", ms=2.5, label=f"rounds of the auction: {len(rounds)}")
     meet = float(np.interp(cost, price, bought))
     ax.plot([cost], [meet], "k*", ms=11, label=f"equilibrium: {cost:.4f} \\$/kWh", zorder=5)
-    reach = np.abs(way - cost).max(initial=0.0)
-    ax.set_xlim(max(price[0], min(0.4 * cost, cost - 1.3 * reach)), min(price[-1], max(1.8 * cost, cost + 1.3 * reach)))
+    room = 0.15 * float(np.ptp(way)) if np.ptp(way) > 1e-3 * cost else 0.6 * cost
+    ax.set_xlim(max(price[0], way.min() - room), min(price[-1], way.max() + room))
     inside = (price >= ax.get_xlim()[0]) & (price <= ax.get_xlim()[1])
     seen = np.r_[bought[inside], (p_kw + sold)[inside]]
-    ax.set_ylim(min(0.0, 1.1 * float(np.nanmin(seen))), 1.1 * float(np.nanmax(seen)))
+    if rounds is not None and len(rounds) > 1:
+        supply = rounds["supply_kw"].to_numpy()
+        ax.set_ylim(min(0.5 * supply.min(), 1.5 * supply.min()), 1.7 * supply.max())
+    else:
+        ax.set_ylim(min(0.0, 1.1 * float(np.nanmin(seen))), 1.1 * float(np.nanmax(seen)))
     ax.set_xlabel("unit cost $c_k$ [\\$/kWh]")
     ax.set_ylabel("power [kW]")
     ax.legend(frameon=False, fontsize=8.5, loc="best")

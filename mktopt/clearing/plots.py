@@ -165,8 +165,9 @@ class Plots:
         return ax
 
     def aggregator(self, name: str, ax: Any = None, period: int = 0, rounds: Any = None) -> Any:
-        """One aggregator's supply and demand by unit cost, and where they meet; rounds: of an auction (table with c and
-        supply), as a cobweb. Returns the Axes. Raises UnknownNameError, MktoptError for a clearing of orders."""
+        """One aggregator's supply and demand by unit cost, and where they meet; rounds: the trace of an auction
+        (`mktopt.agents.algorithm1`), as a cobweb. Returns the Axes. Raises UnknownNameError, and MktoptError for a
+        clearing of orders."""
         from mktopt.clearing.auction_plots import draw_crossing
 
         self._price(period)
