@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -42,8 +42,15 @@ def about_case(name: str) -> pd.DataFrame:
         facts["orders"] = describe(case.orders)
     if case.prosumers is not None:
         facts["prosumers"] = f"{len(case.prosumers)} agents"
-    facts |= {str(key): str(value) for key, value in case.meta.items() if key != "name"}
+    facts |= {str(key): _told(value) for key, value in case.meta.items() if key != "name"}
     return pd.DataFrame([(key, text) for key, text in facts.items() if text], columns=["fact", "text"])
+
+
+def _told(value: Any) -> str:
+    """A fact in words; of a table its entries."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {entry}" for key, entry in value.items())
+    return str(value)
 
 
 def mechanism_table() -> pd.DataFrame:
