@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mktopt.demo import SEEDS, run_use_case
+from mktopt.demo import FEW_SEEDS, SEEDS, run_use_case
 from mktopt.errors import MktoptError
 
 
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.seeds < 1:
         parser.error("--seeds must be at least 1")
     try:
-        run_use_case(chosen.out, seeds=range(5 if chosen.quick else chosen.seeds))
+        run_use_case(chosen.out, seeds=FEW_SEEDS if chosen.quick else range(chosen.seeds))
     except MktoptError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

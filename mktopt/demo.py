@@ -21,20 +21,23 @@ from mktopt.mechanisms import clear
 from mktopt.networks.cases import load_case
 from mktopt.networks.files import write_folder
 
-SEEDS = range(60)
+SEEDS, FEW_SEEDS = range(60), range(5)
 _DPI = 150
 
 
-def run_demo(out: Path, *, progress: Callable[[str], None] = print) -> None:
+def run_demo(
+    out: Path, *, seeds: Collection[int] = SEEDS, progress: Callable[[str], None] = print
+) -> None:
     """Clears the default market of ieee34 and the three acts of use case 1; leaves tables and pictures in `out`.
 
-    progress: called with what is found, some lines at a time. Raises SolverError where the proof of a clearing does
+    seeds: of the draws of flexible consumers in act 3; progress: called with what is found, some lines at a time.
+    Raises SolverError where the proof of a clearing does
     not hold, DataError where `out` cannot be written.
     """
     out = Path(out)
     main = proved(_main_job(), "ieee34")
     progress(main.summary())
-    run_use_case(out, progress=progress)
+    run_use_case(out, seeds=seeds, progress=progress)
     main.save(out / "ieee34")
     write_folder(out, lambda folder: _save(main.plot.network().figure, folder / "ieee34_map.png"))
 

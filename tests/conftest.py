@@ -6,6 +6,11 @@ import os
 
 # Matplotlib reads the variable when something imports it; importing it here would spoil the import tests.
 os.environ["MPLBACKEND"] = "Agg"
+# One thread of BLAS each: tests run side by side, their matrices are small, and threads that wait for a core spin.
+# NumPy and SciPy read this when they are imported, which is after this file; processes that tests start inherit it.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 from hypothesis import HealthCheck, Phase, settings
 

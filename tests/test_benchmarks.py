@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,6 +33,19 @@ def loaded(name: str) -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module", autouse=True)
+def thawed() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def frozen(thawed: None) -> None:
+    """The benchmarks collect garbage before every run, which need not look through all that the tests have loaded."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="module")
 def peers() -> Any:
     return loaded("peers")
@@ -47,7 +62,8 @@ def small(clear: Any) -> Any:
 
 
 def test_every_script_of_the_folder_is_run_here() -> None:
-    assert {path.stem for path in SPEED.glob("*.py")} == {"clear", "peers", "peers_physics", "physics", "resolve"}
+    known = {"clear", "gne", "peers", "peers_physics", "physics", "resolve"}
+    assert {path.stem for path in SPEED.glob("*.py")} == known
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -147,14 +163,17 @@ def test_the_cone_program_that_is_compiled_is_one(resolve: Any) -> None:
     assert set(resolve.compile_times(20, 1)) == {"QP", "parametric QP", "SOCP"}
 
 
-def test_the_re_solving_script_prints_its_tables_and_writes_them(resolve: Any, tmp_path: Path) -> None:
+def test_the_re_solving_script_prints_its_tables_and_writes_them(
+    resolve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "resolve.json"
+    monkeypatch.setenv("PYTHONPATH", _with_package()["PYTHONPATH"])  # for the processes that the script starts
     sizes = ["--steps", "5", "--buses", "30", "--reclears", "200"]
-    command = [sys.executable, str(SPEED / "resolve.py"), *sizes, "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, env=_with_package(), capture_output=True, text=True)
+    ended = resolve.main([*sizes, "--out", str(out)])
+    printed = capsys.readouterr().out
     report = json.loads(out.read_text(encoding="utf-8"))
     missed = any(t["limit"] is not None and t["measured"] > t["limit"] for t in report["targets"])
-    assert done.returncode == int(missed), done.stderr
+    assert ended == int(missed)
     affine, flat, large = report["contests"]
     assert set(affine["seconds"]) == {resolve.OURS, resolve.RAW, resolve.DPP, resolve.TABLES, resolve.COLD}
     assert set(flat["seconds"]) == {resolve.OURS, resolve.HIGHS, resolve.TABLES, resolve.COLD}
@@ -162,8 +181,8 @@ def test_the_re_solving_script_prints_its_tables_and_writes_them(resolve: Any, t
         assert contest["steps"] == 5
         assert all(t > 0 for t in contest["seconds"].values())
         assert contest["worst_welfare_error"] <= resolve.SAME_WELFARE
-    assert "200 re-clears" in done.stdout
-    assert "compile a SOCP of 30 buses" in done.stdout
+    assert "200 re-clears" in printed
+    assert "compile a SOCP of 30 buses" in printed
 
 
 def _with_package() -> dict[str, str]:
@@ -207,3 +226,16 @@ def test_a_contestant_of_physics_that_solves_another_problem_is_noticed(physics:
     runs = {physics.OURS: physics.partial(physics.cleared, "case33bw", flow="distflow"), "cheat": lambda: lambda: 1.0}
     with pytest.raises(RuntimeError, match="what the contestants find differs"):
         physics.contest("cheat", "cones", 1, runs)
+
+
+def test_the_auction_s_ways_are_timed_and_find_the_same(clear: Any) -> None:
+    gne = loaded("gne")
+    runs = gne.many(60, 1, "transport", "synthetic:radial:12:0", gne.CENTRAL)
+    assert {run.method for run in runs} == {*gne.ITERATIONS, "central, clarabel", "central, ipopt"}
+    assert all(run.verdict == "converged" and run.error <= gne.SAME for run in runs)
+    assert all(run.seconds > 0 and run.residual <= gne.ASKED for run in runs)
+    small = [gne.Run("I", 483, "newton", 5, 0.5, 0.1, 100.0, 0.5, 1e-8, error, "converged") for error in (0.0, 1e-3)]
+    verdicts = {target.what: target.verdict for target in gne.judge([*small, *runs])}
+    assert verdicts["483 agents, slowest by Newton's method"] == "met"
+    assert verdicts["largest difference, 483 agents"] == "NOT MET"
+    assert "ms / iteration" in gne.markdown(gne.Report(gne.machine(), runs, gne.judge([*small, *runs])))

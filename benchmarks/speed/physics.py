@@ -9,6 +9,7 @@ and prices and tables are part of it. The contestants take turns, and what they 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import sys
@@ -111,8 +112,10 @@ def against_runopp(name: str, repeat: int) -> Contest:
         network, orders, meta = _served(name)
         return lambda: _cost(mo.clear("dlmp", network, orders, flow="ac"), meta)
 
+    example = getattr(cases, name)()
+
     def theirs() -> Callable[[], float]:
-        net = getattr(cases, name)()
+        net = copy.deepcopy(example)
 
         def run() -> float:
             with warnings.catch_warnings():

@@ -12,6 +12,8 @@ import mktopt as mo
 from tests.clearing.markets import LINEAR, MESHED_FLOWS, PAIRS, SOLVERS, grid, steps
 
 PRICES = st.one_of(st.sampled_from([0.0, 0.1, 0.2, -0.1]), st.floats(-0.5, 1.0).map(lambda v: round(v, 4)))
+# An example is two to six clearings: half as many as for what is quick.
+HALF = settings(max_examples=settings().max_examples // 2)
 WIDTHS = st.one_of(st.sampled_from([0.0, 1.0, 10.0]), st.floats(0.01, 100.0).map(lambda v: round(v, 3)))
 
 
@@ -118,6 +120,7 @@ def agree(first, second, tolerance=1e-6):
     assert first.welfare == pytest.approx(second.welfare, abs=tolerance * scale)
 
 
+@HALF
 @given(st.data())
 @pytest.mark.parametrize("flow", LINEAR)
 def test_both_solvers_give_the_same_proven_answer(flow, data):
@@ -129,6 +132,7 @@ def test_both_solvers_give_the_same_proven_answer(flow, data):
         agree(answers[0], other)
 
 
+@HALF
 @given(markets())
 def test_dc_and_ptdf_have_the_same_welfare(market):
     try:
@@ -139,11 +143,13 @@ def test_dc_and_ptdf_have_the_same_welfare(market):
     agree(*answers)
 
 
+@HALF
 @given(markets(meshed=False))
 def test_transport_and_dc_have_the_same_welfare_on_trees(market):
     agree(*[cleared(*market, flow, None) for flow in ("transport", "dc")])
 
 
+@HALF
 @given(markets())
 def test_a_grid_never_raises_welfare(market):
     """What a grid allows, the copperplate allows; what dc allows, transport allows."""
@@ -162,6 +168,7 @@ def test_a_grid_never_raises_welfare(market):
     assert welfare[1] >= welfare[2] - 1e-6 * top
 
 
+@HALF
 @given(st.integers(-4, 5), st.integers(-4, 3), markets(meshed=False))
 def test_units_do_not_matter(power, money, market):
     """The market in other units of power and money has the same prices and quantities in those units."""
@@ -262,6 +269,7 @@ def test_a_thousand_orders_at_one_bus(solver):
     assert clearing.certificate.ok(), clearing.certificate
 
 
+@HALF
 @given(st.lists(st.tuples(WIDTHS, st.sampled_from([0.1, 0.2, 0.3])), min_size=2, max_size=6), st.floats(0.0, 150.0))
 def test_ties_share_pro_rata_whichever_the_solver(offers, demand):
     network = grid([("1-2", "1", "2", 0.1, np.inf)], "12")
@@ -312,7 +320,7 @@ def test_a_mixture_of_extremes():
         assert clearing.quantity("town") == pytest.approx(5e4, rel=1e-6)
 
 
-@settings(max_examples=25)
+@HALF
 @given(markets(meshed=False, whole=True))
 def test_all_or_nothing_markets_are_proven_for_their_decisions(market):
     network, orders = market

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mktopt as mo
@@ -146,6 +146,7 @@ def _one_by_one(clearing, bus, period, epsilon, **arguments):
     return tuple(ends)
 
 
+@settings(max_examples=settings().max_examples // 2)
 @given(st.integers(0, 2**32 - 1))
 def test_the_ends_are_the_one_sided_derivatives_of_welfare(seed):
     """Whole numbers of kW and few prices, so that corners are frequent; some orders firm, some lines full."""

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import mktopt as mo
+from mktopt.solvers import Stopped, compile, solve
 from tests.clearing.markets import radial
 from tests.clearing.test_cures import shed
 
@@ -37,6 +38,15 @@ def refused(network: mo.Network, orders: mo.Orders, flow: str, **options) -> mo.
     with pytest.raises(mo.InfeasibleError) as caught:
         mo.clear("surplus", network, orders, flow=mo.flow(flow, **options))
     return caught.value
+
+
+def impossible(network: mo.Network, orders: mo.Orders, flow: str, **options) -> None:
+    """As `refused` without the report, where the solver's answer is a proof: none is one of a local solver."""
+    if flow == "ac" or "exact" in options:
+        refused(network, orders, flow, **options)
+        return
+    program = compile(mo.build("surplus", network, orders, flow=mo.flow(flow, **options)))
+    assert solve(program).status.stopped is Stopped.INFEASIBLE
 
 
 def clears(network: mo.Network, orders: mo.Orders, flow: str, **options) -> mo.Clearing:
@@ -115,9 +125,9 @@ def test_each_cure_of_a_voltage_works(flow, options, side):
     support, widen, less = (report.cure(name) for name in ("support the voltage", "widen voltage limits", "serve less"))
     assert set(support["what"]) == {"inject at bus" if side == "bid" else "absorb at bus"}
     clears(network, supported(orders, support, 1.0 + 1e-5), flow, **options)
-    refused(network, supported(orders, support, 0.99), flow, **options)
+    impossible(network, supported(orders, support, 0.99), flow, **options)
     clears(widened(network, widen, 1.0 + 1e-4), orders, flow, **options)
-    refused(widened(network, widen, 0.99), orders, flow, **options)
+    impossible(widened(network, widen, 0.99), orders, flow, **options)
     assert less["what"].tolist() == ["shed at bus" if side == "bid" else "spill at bus"]
     again = load(kw - less["amount"].item() - 1e-3, **how)
     v = clears(network, again, flow, **options).voltages.set_index("bus")["v_pu"]
@@ -148,9 +158,9 @@ def test_each_cure_of_a_rating_works(flow, options):
     assert set(more["what"]) == {"exceed the rating of branch"} and set(more["unit"]) == {"kVA"}
     for share, works in ((1.0 + 1e-5, True), (0.99, False)):
         ratings = {row.where: 150.0 + share * row.amount for row in more.itertuples()}
-        (clears if works else refused)(network.with_ratings(ratings), orders, flow, **options)
+        (clears if works else impossible)(network.with_ratings(ratings), orders, flow, **options)
     clears(network, shed(orders, less, 1.0 + 1e-5), flow, **options)
-    refused(network, shed(orders, less, 0.99), flow, **options)
+    impossible(network, shed(orders, less, 0.99), flow, **options)
     if flow == "lindistflow" and not options:
         amounts = more.set_index("where")["amount"].to_dict()
         assert amounts == pytest.approx(dict.fromkeys(("1-2", "2-3"), 100 * 5**0.5 - 150))
@@ -177,13 +187,13 @@ def test_cures_of_random_feeders_work_and_less_does_not(seed, flow):
     report = refused(narrow, orders, flow).report
     support, widen, less = (report.cure(name) for name in ("support the voltage", "widen voltage limits", "serve less"))
     clears(narrow, supported(orders, support, 1 + 1e-4), flow)
-    refused(narrow, supported(orders, support, 0.99), flow)
+    impossible(narrow, supported(orders, support, 0.99), flow)
     clears(widened(narrow, widen, 1 + 1e-3), orders, flow)
-    refused(widened(narrow, widen, 0.99), orders, flow)
+    impossible(widened(narrow, widen, 0.99), orders, flow)
     most = orders.orders.groupby(["bus", "period"])["minimum_kw"].max()
     enough = [min(1.0001 * row.amount, most[row.where, row.period]) for row in less.itertuples()]
     clears(narrow, shed(orders, less.assign(amount=enough), 1.0), flow)
-    refused(narrow, shed(orders, less, 0.99), flow)
+    impossible(narrow, shed(orders, less, 0.99), flow)
     assert report.conflict[0].startswith("voltage of bus ") and "at least" in report.conflict[0]
 
 

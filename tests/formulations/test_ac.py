@@ -25,6 +25,7 @@ from tests.formulations.physics import (
     values,
 )
 from tests.formulations.test_parametric import same_arrays
+from tests.nets import example_net
 
 AC = mo.flow(ac)
 
@@ -73,12 +74,10 @@ def test_everything_that_a_branch_has_is_pandapowers():
 @pytest.mark.parametrize("name", ["case33bw", "case30", "case118"])
 def test_costs_and_voltages_are_those_of_runopp(name):
     pandapower = pytest.importorskip("pandapower")
-    from pandapower import networks
-
     from mktopt.networks.defaults import firm_orders
     from mktopt.networks.pandapower import offers_from_pandapower
 
-    net = getattr(networks, name)()
+    net = example_net(name)
     pandapower.runopp(net, calculate_voltage_angles=True, numba=False, PDIPM_FEASTOL=1e-9, PDIPM_GRADTOL=1e-9,
                       PDIPM_COMPTOL=1e-9, PDIPM_COSTTOL=1e-9)  # fmt: skip
     network = mo.Network.from_pandapower(net)

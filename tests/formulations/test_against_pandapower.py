@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 import mktopt as mo
+from tests.nets import example_net
 
 pandapower = pytest.importorskip("pandapower")
-networks = pytest.importorskip("pandapower.networks")
 
 
 @pytest.fixture(scope="module", params=["case30", "case57", "case118"])
 def both(request):
-    net = getattr(networks, request.param)()
+    net = example_net(request.param)
     pandapower.rundcopp(net)
     case = mo.load_case(request.param)
     return net, case, mo.clear("surplus", case.network, case.orders, flow="dc")

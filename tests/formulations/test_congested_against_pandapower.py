@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import mktopt as mo
+from tests.nets import example_net
 
 pandapower = pytest.importorskip("pandapower")
 
@@ -48,7 +49,7 @@ def agrees(net, network: mo.Network, clearing: mo.Clearing, fixed_cost: float) -
 @pytest.mark.parametrize("name", CASES)
 def test_congested_cases_clear_as_in_pandapower(name, flow):
     """The most loaded lines that are no bridge may carry less than they would: prices part."""
-    net = getattr(pandapower.networks, name)()
+    net = example_net(name)
     solved(net)
     bridges = set(mo.Network.from_pandapower(net).topology.bridge_mask.nonzero()[0].tolist())
     order = net.res_line["p_from_mw"].abs().sort_values(ascending=False).index
@@ -69,7 +70,7 @@ def test_congested_cases_clear_as_in_pandapower(name, flow):
 
 def test_phase_shifts_and_taps_agree_with_pandapower():
     """case57 with a phase shifter and two off-nominal taps: their effect on DC flows is pandapower's."""
-    net = pandapower.networks.case57()
+    net = example_net("case57")
     net.trafo.loc[0, "shift_degree"] += 3.0
     net.trafo.loc[3, "shift_degree"] -= 2.0
     solved(net)

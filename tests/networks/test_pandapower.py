@@ -18,6 +18,7 @@ from mktopt.networks.cases import load_case, load_network
 from mktopt.networks.checks import NetworkWarning
 from mktopt.networks.network import Network
 from mktopt.networks.pandapower import from_pandapower, offers_from_pandapower
+from tests.nets import example_net
 
 pp = pytest.importorskip("pandapower")
 
@@ -66,7 +67,7 @@ def test_case300_reproduces_the_solution_of_matpower() -> None:
 
 @pytest.mark.parametrize("name", ["case33bw", "case30", "case57", "case118"])
 def test_the_committed_cases_equal_pandapower(name: str) -> None:
-    net = getattr(pp.networks, name)()
+    net = example_net(name)
     ours, theirs = load_network(name), from_pandapower(net)
     for table, key in (("buses", "bus"), ("branches", "branch"), ("loads", "load"), ("shunts", "bus")):
         columns = [column for column in getattr(ours, table) if column != key]
@@ -78,7 +79,7 @@ def test_the_committed_cases_equal_pandapower(name: str) -> None:
 @pytest.mark.parametrize("name", ["case33bw", "case30", "case57", "case118"])
 def test_costs_of_the_committed_cases_are_those_of_pandapower(name: str) -> None:
     """At any dispatch the orders cost what pandapower's polynomials do."""
-    net = getattr(pp.networks, name)()
+    net = example_net(name)
     orders = load_case(name).orders
     assert orders is not None
     offers = orders.select(~orders.is_bid)
@@ -208,7 +209,7 @@ def test_named_cases_there_and_back(name: str) -> None:
 
 
 def test_dispatchable_units_are_offers_and_no_load() -> None:
-    net = pp.networks.case30()
+    net = example_net("case30")
     pp.create_sgen(net, 3, p_mw=5, q_mvar=1, controllable=True, min_p_mw=1, max_p_mw=8, name="wind")
     pp.create_pwl_cost(net, int(net.sgen.index[0]), "sgen", [[0, 4, 10], [4, 8, 30]])
     network = from_pandapower(net)
@@ -223,7 +224,7 @@ def test_dispatchable_units_are_offers_and_no_load() -> None:
 
 
 def test_a_net_on_disk(tmp_path: Path) -> None:
-    net = pp.networks.case30()
+    net = example_net("case30")
     pp.to_json(net, tmp_path / "grid.json")
     network = load_network(tmp_path / "grid.json")
     assert (network.name, network.n_buses) == ("grid", 30)
@@ -249,34 +250,34 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_three_winding_transformers_are_refused() -> None:
-    net = pp.networks.example_multivoltage()
+    net = example_net("example_multivoltage")
     with pytest.raises(DataError, match=r"pandapower.trafo3w': 1 element\(s\) that mktopt cannot take.*star bus"):
         from_pandapower(net)
 
 
 def test_a_net_without_source_is_refused() -> None:
-    net = pp.networks.case30()
+    net = example_net("case30")
     net.ext_grid["in_service"] = False
     with pytest.raises(DataError, match="no source in service"):
         from_pandapower(net)
 
 
 def test_a_slack_generator_is_a_source() -> None:
-    net = pp.networks.case30()
+    net = example_net("case30")
     net.ext_grid["in_service"] = False
     net.gen.loc[1, "slack"] = True
     assert from_pandapower(net).source_bus == str(net.bus["name"][net.gen["bus"][1]])
 
 
 def test_an_unsupplied_part_is_named() -> None:
-    net = pp.networks.case33bw()
+    net = example_net("case33bw")
     net.line.loc[31, "in_service"] = False
     with pytest.raises(DataError, match="1 of 33 buses have no path to the source bus '0'"):
         from_pandapower(net)
 
 
 def test_constant_current_is_said() -> None:
-    net = pp.networks.case33bw()
+    net = example_net("case33bw")
     net.load.loc[0, "const_i_p_percent"] = 50.0
     with pytest.warns(NetworkWarning, match="1 loads are partly of constant current"):
         from_pandapower(net)
@@ -286,5 +287,5 @@ def test_ordinary_nets_warn_of_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", NetworkWarning)
         for name in ("case9", "case14", "case39", "create_cigre_network_lv"):
-            network = from_pandapower(getattr(pp.networks, name)())
+            network = from_pandapower(example_net(name))
             assert network.n_branches >= network.n_buses - 1

@@ -54,11 +54,6 @@ def test_some_lines_are_too_small_for_the_market_without_limits() -> None:
     assert 0.01 < tight < 0.06
 
 
-def test_large_ones_are_quick() -> None:
-    network, orders = radial(100_000, seed=0)
-    assert (network.n_buses, len(orders)) == (100_000, 200_000)
-
-
 def test_one_bus_is_no_feeder() -> None:
     with pytest.raises(DataError, match="column 'N', value 1: needs at least 2 buses"):
         radial(1)
