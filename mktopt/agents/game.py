@@ -1,7 +1,7 @@
 """`solve_game`: an equilibrium of a `Game`, by one of several methods, with its certificate and an honest verdict.
 
-    kkt            the conditions of all players at once (`game_kkt.py`): general, both kinds of equilibrium; the
-    default projection     onto the set of the game along -F (`game_projection.py`): variational; needs strong monotony
+    kkt            the conditions of all players at once (`game_kkt.py`): general, both kinds of equilibrium
+    projection     onto the set of the game along -F (`game_projection.py`): variational; needs strong monotony
     extragradient  the same with a look ahead: converges for monotone games whose sets do not move
     best_response  in turn (`game_best_response.py`): generalised, variational only by chance
 
@@ -13,7 +13,7 @@ says, `converged` is what the certificate confirms.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,8 @@ from mktopt.agents import game_best_response, game_kkt, game_projection
 from mktopt.agents.game_certificate import GameCertificate, certify_game
 from mktopt.agents.game_conditions import Conditions
 from mktopt.agents.game_numbers import Numbers
-from mktopt.agents.game_problems import SAMPLED, best_of, put, values_kept
 from mktopt.agents.game_run import CONVERGED, DIVERGES, NONE_FOUND, Run
+from mktopt.agents.game_search import SAMPLED, best_of, put, values_kept
 from mktopt.agents.game_units import FloatArray
 from mktopt.errors import FormulationError, SolverError, unknown_name
 from mktopt.formulations.game import Game
@@ -33,10 +33,11 @@ from mktopt.solvers import SOLVERS, compile
 
 KINDS = (VARIATIONAL, GENERALISED)
 EVERYBODY = "all"
-_MOVED = 1e-3
+_HUGE = 1e3
+_LEAST_TOL = 1e-9
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GameResult:
     """What `solve_game` found.
 
@@ -47,7 +48,7 @@ class GameResult:
     several: what is known of other equilibria; alternatives: the values of those that were found.
     """
 
-    game: Game = field(repr=False)
+    game: Game
     method: str
     verdict: str
     reason: str
@@ -66,12 +67,15 @@ class GameResult:
         return self.verdict == CONVERGED
 
     def value(self, variable: Any) -> float:
-        """The value of one Pyomo variable of the game."""
-        name = str(variable.name)
+        """The value of one variable of the game, given by its Pyomo component or its name."""
+        name = str(getattr(variable, "name", variable))
         found = self.values.loc[self.values["variable"] == name, "value"]
         if found.empty:
             raise unknown_name("variable of the game", name, self.values["variable"])
         return float(found.iloc[0])
+
+    def __repr__(self) -> str:
+        return f"GameResult({self.method}: {self.verdict}; {len(self.payoffs)} players, {len(self.values)} variables)"
 
     def __str__(self) -> str:
         lines = [f"{self.method}: {self.verdict} ({self.reason})"]
@@ -116,6 +120,8 @@ def solve_game(
     Raises FormulationError for a model that is no game (see `Game.check`) and for options that make no sense,
     UnknownNameError, SolverError. A game without an equilibrium is no error but a verdict.
     """
+    if not isinstance(game, Game):
+        raise FormulationError(f"solve_game takes a Game, not {type(game).__name__}; declare one: Game(model)")
     name = _default() if method is None else method
     _check(name, kind, tol, options)
     numbers = Numbers(game)
@@ -134,27 +140,34 @@ def _check(method: str, kind: str, tol: float, options: Mapping[str, Any]) -> No
         raise unknown_name("method for games", method, METHODS)
     if kind not in KINDS:
         raise unknown_name("kind of equilibrium", kind, KINDS)
-    if not 0.0 < tol < 1.0:
-        raise FormulationError(f"tol must be between 0 and 1, and {tol!r} was given")
+    if not (_is_number(tol) and _LEAST_TOL <= tol < 1.0):
+        raise FormulationError(f"tol must be between {_LEAST_TOL:g} (no solver answers to more) and 1, not {tol!r}")
     for option, value in options.items():
         if option not in METHODS[method][1]:
             raise unknown_name(f"option of method '{method}'", option, METHODS[method][1])
-        if option == "damping" and not 0.0 < value <= 1.0:
+        if option == "damping" and not (_is_number(value) and 0.0 < value <= 1.0):
             raise FormulationError(f"damping must be above 0 and at most 1 (no damping), and {value!r} was given")
-        if option in ("starts", "max_iterations") and not (isinstance(value, int) and value >= 1):
+        if option in ("starts", "max_iterations") and not (_is_number(value) and isinstance(value, int) and value >= 1):
             raise FormulationError(f"{option} must be a whole number of at least 1, and {value!r} was given")
-        if option == "step" and value is not None and not 0.0 < value < np.inf:
+        if option == "step" and value is not None and not (_is_number(value) and 0.0 < value < np.inf):
             raise FormulationError(f"step must be a number above zero, and {value!r} was given")
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _start(numbers: Numbers) -> FloatArray:
-    """The values of the variables; without one the middle of its box, one from its bound, or zero."""
+    """The values of the variables; without one, and of all where F is no number there (as sqrt at zero), the middle of
+    its box, one from its bound, or zero."""
     low, high = numbers.lower, numbers.upper
     default = np.where(np.isfinite(low), low + 1.0, np.where(np.isfinite(high), high - 1.0, 0.0))
     box = np.isfinite(low) & np.isfinite(high)
     default[box] = 0.5 * (low[box] + high[box])
     given = np.array([np.nan if v.value is None else float(v.value) for v in numbers.variables])
-    return np.asarray(np.clip(np.where(np.isfinite(given), given, default), low, high))
+    start = np.asarray(np.clip(np.where(np.isfinite(given), given, default), low, high))
+    with np.errstate(all="ignore"):
+        return start if np.isfinite(numbers.field(start)).all() else np.asarray(np.clip(default, low, high))
 
 
 def _told(numbers: Numbers, run: Run, method: str, kind: str, tol: float) -> GameResult:
@@ -200,7 +213,7 @@ def _told(numbers: Numbers, run: Run, method: str, kind: str, tol: float) -> Gam
 def _explained(numbers: Numbers, run: Run, kind: str, tol: float) -> tuple[FloatArray, FloatArray, str]:
     """(point, multipliers, kind) of a run: with equal multipliers where these explain it, else one per player."""
     if run.y is not None:
-        return run.x, run.y, kind
+        return run.x, _moderate(numbers, run.x, run.y, kind), kind
     if run.verdict != CONVERGED:
         conditions = Conditions(numbers, kind, run.x)
         return run.x, conditions.multipliers(run.x), kind
@@ -215,6 +228,16 @@ def _explained(numbers: Numbers, run: Run, kind: str, tol: float) -> tuple[Float
         if conditions.worst(x, y) <= tol or found == GENERALISED:
             return x, y, found
     raise AssertionError("one of the kinds is always returned")
+
+
+def _moderate(numbers: Numbers, x: FloatArray, y: FloatArray, kind: str) -> FloatArray:
+    """Multipliers of x in place of y where these are huge though smaller ones explain x as well (as where rows leave
+    the set no interior)."""
+    conditions = Conditions(numbers, kind, x)
+    if (np.abs(y) <= _HUGE * conditions.money).all():
+        return y
+    other = conditions.multipliers(x)
+    return other if conditions.worst(x, other) <= max(conditions.worst(x, y), 1e-10) else y
 
 
 def _kind_text(numbers: Numbers, kind: str, certificate: GameCertificate | None) -> str:
@@ -240,12 +263,27 @@ def _several(numbers: Numbers, run: Run, x: FloatArray, y: FloatArray, kind: str
     if conditions.singular(x, y, slack=1e-9):
         return "perhaps one of several equilibria: without a limit that binds at multiplier zero nothing isolates it"
     if kind == VARIATIONAL and numbers.linear and numbers.quadratic and not numbers.game.sets_move:
-        matrix = numbers.field_jacobian(x)
-        least = float(np.linalg.eigvalsh(0.5 * (matrix + matrix.T))[0])
-        if least > 1e-9 * float(np.abs(matrix).max()):
-            what = "variational" if any(owner < 0 for owner, _ in numbers.rows) else "Nash"
-            return f"the only {what} equilibrium: F is strongly monotone (least eigenvalue {least:.2g})"
+        shared = any(owner < 0 for owner, _ in numbers.rows)
+        least = _least_bend(numbers.field_jacobian(x), numbers.owner, not shared)
+        if least > 1e-9:
+            what = "variational" if shared else "Nash"
+            return f"the only {what} equilibrium: F is strongly monotone (least eigenvalue {least:.2g}, diagonal one)"
     return "isolated to first order; other equilibria may exist"
+
+
+def _least_bend(matrix: FloatArray, owner: FloatArray, free: bool) -> float:
+    """The least eigenvalue of the symmetric part of the Jacobian of F, in units that make its diagonal one; free: each
+    player's payoff may be counted in another money, as nothing shared compares them."""
+    diagonal = matrix.diagonal()
+    if not (diagonal > 0.0).all():
+        return 0.0
+    largest = np.array([diagonal[owner == k].max() for k in owner])
+    found = []
+    for money in (np.ones(len(owner)), largest)[: 2 if free else 1]:
+        root = np.sqrt(diagonal / money)
+        scaled = matrix / money[:, None] / root[:, None] / root[None, :]
+        found.append(float(np.linalg.eigvalsh(0.5 * (scaled + scaled.T))[0]))
+    return max(found)
 
 
 def _values(numbers: Numbers, x: FloatArray) -> pd.DataFrame:
@@ -292,6 +330,8 @@ class PriceOfAnarchy:
     def ratio(self) -> float:
         """The price of anarchy."""
         top, bottom = (self.optimum, self.equilibrium) if self.sense == "maximise" else (self.equilibrium, self.optimum)
+        if top == bottom:
+            return 1.0
         return top / bottom if bottom > 0 else float("nan")
 
 
@@ -308,11 +348,14 @@ def price_of_anarchy(result: GameResult, sense: str | None = None) -> PriceOfAna
     sense = sense or ("minimise" if goals == {False} else "maximise")
     if sense not in ("maximise", "minimise"):
         raise unknown_name("sense", sense, ("maximise", "minimise"))
-    with values_kept(result.game.variables):
+    variables = result.game.variables
+    own = {player.name: 1.0 if player.maximise else -1.0 for player in result.game.players}
+    welfare = sum(own[name] * value for name, value in zip(*map(list, result.payoffs.to_numpy().T), strict=True))
+    with values_kept(variables):
+        put(variables, result.values["value"].to_numpy(float))
         solution, proof = best_of(compile(central_model(result.game)))
     if not solution.status.ok:
         raise SolverError(f"the central problem has no answer ({solution.status}): {solution.message}")
     sign = 1.0 if sense == "maximise" else -1.0
-    own = {player.name: 1.0 if player.maximise else -1.0 for player in result.game.players}
-    welfare = sum(own[name] * value for name, value in zip(*map(list, result.payoffs.to_numpy().T), strict=True))
-    return PriceOfAnarchy(sign * float(welfare), sign * solution.objective, sense, proof)
+    # the equilibrium is feasible for the centre as well: a search that ended below it has found it at least
+    return PriceOfAnarchy(sign * float(welfare), sign * max(solution.objective, float(welfare)), sense, proof)

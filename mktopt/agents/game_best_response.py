@@ -7,7 +7,7 @@
 A fixed point is a generalised Nash equilibrium, by definition and whatever the shape of payoffs, as far as each
 response is global. It need not be variational where rows are shared: who came first keeps what it took. There is no
 guarantee of convergence (there is for potential games, and where responses contract); cycles are reported with their
-period. Reference: Facchinei and Kanzow (2007), 5.2.
+period. Reference: Facchinei and Kanzow, 4OR 5 (2007).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mktopt.agents.game_numbers import Numbers
-from mktopt.agents.game_problems import Responses, conflict, feasible_start
+from mktopt.agents.game_problems import Responses, feasible_start
 from mktopt.agents.game_run import CONVERGED, DIVERGES, NONE_FOUND, STOPPED, Run, period_of, ran_off
 from mktopt.agents.game_units import FloatArray
 from mktopt.errors import unknown_name
@@ -37,10 +37,9 @@ def iterate(
     if sweep not in SWEEPS:
         raise unknown_name("sweep", sweep, SWEEPS)
     responses = Responses(numbers)
-    feasible = feasible_start(numbers, start)  # else the first player may have no feasible action at all
+    feasible, why = feasible_start(numbers, start)  # else the first player may have no feasible action at all
     if feasible is None:
-        why = conflict(numbers, start) or "no x in X(x) was found near the start"
-        return Run(start, NONE_FOUND, f"infeasible: {why}", [])
+        return Run(start, NONE_FOUND, why, [])
     x, trace = feasible.copy(), list[dict[str, Any]]()
     unit = numbers.units(x).action
     points = [x / unit]
@@ -66,12 +65,8 @@ def iterate(
         if n := period_of(points):
             why = f"the last {3 * n} points of {sweep} sweeps repeat themselves"
             return Run(x, f"cycles with period {n}", why, trace)
-    return Run(
-        x,
-        STOPPED,
-        f"actions still change by {trace[-1]['change']:.1e} of their sizes after {max_iterations} sweeps",
-        trace,
-    )
+    why = f"actions still change by {trace[-1]['change']:.1e} of their sizes after {max_iterations} sweeps"
+    return Run(x, STOPPED, why, trace)
 
 
 def _no_answer(numbers: Numbers, player: int, found: Any, x: FloatArray, k: int, trace: list[dict[str, Any]]) -> Run:

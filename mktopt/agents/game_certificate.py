@@ -12,8 +12,9 @@
                      row is shared
 
 Sizes are those of `game_units.py`: of each player and variable by itself, so that figures depend on no choice of units.
-`proof` is `convex` where every deviation was a convex problem, so that the gain is the greatest there is; `sampled`
-where some were searched from several starts, so that no better one is known.
+`proof` is `convex` where every deviation was a convex problem, or one of a single variable that is solved by hand, so
+that the gain is the greatest there is; `sampled` where some were searched from several starts, so that no better one is
+known.
 Reference: Facchinei and Kanzow, Generalized Nash equilibrium problems, 4OR 5 (2007).
 """
 
@@ -28,7 +29,8 @@ import pandas as pd
 
 from mktopt.agents.game_conditions import Conditions
 from mktopt.agents.game_numbers import Numbers
-from mktopt.agents.game_problems import CONVEX, SAMPLED, Projector, Responses
+from mktopt.agents.game_problems import Projector, Responses
+from mktopt.agents.game_search import CONVEX, SAMPLED
 from mktopt.agents.game_units import FloatArray, Units, row_units
 from mktopt.clearing.optimality import Expressions
 from mktopt.formulations.game_models import FROZEN, MOVING, VARIATIONAL

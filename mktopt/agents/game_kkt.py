@@ -9,7 +9,7 @@ first try Newton's method alone before, so that equilibria far from the middle o
 of the conditions is an equilibrium where each player's problem is convex; elsewhere it is one only if the player's
 best responses say so too, which is checked for each; a player who can gain sends the search to where it would rather
 be.
-References: Scholtes, SIAM J. Optim. 11 (2001); Facchinei, Fischer and Herrich, COAP 59 (2014), for the conditions.
+References: Scholtes, SIAM J. Optim. 11 (2001); Dreves, Facchinei, Kanzow and Sagratella, SIAM J. Optim. 21 (2011).
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import numpy as np
 
 from mktopt.agents.game_conditions import Conditions
 from mktopt.agents.game_numbers import Numbers
-from mktopt.agents.game_problems import Responses, conflict, put, scattered, values_kept
+from mktopt.agents.game_problems import Responses, conflict
 from mktopt.agents.game_run import CONVERGED, NONE_FOUND, Run
+from mktopt.agents.game_search import put, scattered, values_kept
 from mktopt.agents.game_units import FloatArray
 from mktopt.formulations.game_models import kkt_model
 from mktopt.solvers import Program, compile, solve

@@ -30,8 +30,10 @@ class Numbers:
         limits = np.array([limits_of(row) for _, row in self.rows], dtype=float).reshape(-1, 2)
         self.low, self.high = limits[:, 0], limits[:, 1]
         model = pyo.ConcreteModel("game")
-        bodies = [sum(self.variables), *(p.utility for p in game.players), *(row.body for _, row in self.rows)]
-        model.rows = pyo.Constraint(range(len(bodies)), rule=lambda m, k: bodies[k] == 0.0)
+        bodies = {"sum": sum(self.variables)}  # the keys are what errors of reading name
+        bodies |= {f"payoff of player '{player.name}'": player.utility for player in game.players}
+        bodies |= {f"'{row.name}'": row.body for _, row in self.rows}
+        model.rows = pyo.Constraint(list(bodies), rule=lambda m, name: bodies[name] == 0.0)
         self.program = compile(model)
         self._constants = -self.program.row_lower  # `compile` moves what is constant in a body to its limits
         self._columns = self.program.columns(self.variables)
@@ -76,7 +78,18 @@ class Numbers:
         """The sizes of actions, slopes and payoffs at x, see `game_units`."""
         with np.errstate(all="ignore"):
             sizes, bend = self.slope_sizes(x), self.field_jacobian(x)
-        return units_of(x, self.lower, self.upper, sizes, bend, self.owner, self.players)
+        return units_of(x, self._reach(x), sizes, bend, self.owner, self.players)
+
+    def _reach(self, x: FloatArray) -> FloatArray:
+        """How far limits let each variable go: the larger of a box, and what a row alone allows; 1 at most (n,)."""
+        low, high = self.lower, self.upper
+        box = np.where(np.isfinite(low) & np.isfinite(high), np.maximum(np.abs(low), np.abs(high)), 1.0)
+        limits = np.abs([self.low, self.high] - self._constants[self._offset :])
+        limit = np.where(np.isfinite(limits), limits, 0.0).max(axis=0, initial=0.0)
+        with np.errstate(all="ignore"):
+            alone = limit[:, None] / np.abs(self.slopes(x)[1])
+        alone = np.where(np.isfinite(alone) & (alone > 0.0), alone, 1.0).min(axis=0, initial=1.0)
+        return np.asarray(np.minimum(np.where(box > 0.0, box, 1.0), alone))
 
     def row_sizes(self, x: FloatArray) -> FloatArray:
         """The sum of the sizes of the terms of each row at x, constants as far as they are rounded (m,)."""

@@ -1,8 +1,7 @@
 """The problems of single players and the projection of a game, solved again and again at other actions of the others.
 
-A problem whose Params enter affinely is compiled once, any other anew for each point. A player's problem that is convex
-has one solution and it is global. Elsewhere the search starts from the best of points scattered over the player's
-bounds, and what it finds is called `sampled`: no better answer is known, which is no proof that there is none.
+A problem whose Params enter affinely is compiled once, any other anew for each point. How each is solved, and what is
+known of the answer: `game_search.py`.
 """
 
 from __future__ import annotations
@@ -15,38 +14,15 @@ from typing import Any
 import numpy as np
 
 from mktopt.agents.game_numbers import Numbers
+from mktopt.agents.game_search import CONVEX, ENDLESS, TIGHT, best_of, on_a_line, put, solve_exactly, values_kept
 from mktopt.agents.game_units import FloatArray
 from mktopt.errors import FormulationError
 from mktopt.formulations.game_models import JOINT, MOVING, projection_model, response_model
 from mktopt.solvers import Has, Program, Session, Solution, Status, Stopped, compile, diagnose, is_feasible, solve
 from mktopt.solvers.reading.parametric import compile_parametric
 
-CONVEX, SAMPLED = "convex", "sampled"
-_POINTS = 64
-_STARTS = 4
-_APART = 0.1
 _ROUNDING = 1e-9
 _SHOWN = 8
-_TIGHT = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-11}
-_UNBOUNDED = (Stopped.UNBOUNDED, Stopped.INFEASIBLE_OR_UNBOUNDED)
-
-
-@contextmanager
-def values_kept(variables: Sequence[Any]) -> Iterator[None]:
-    """The values of the variables as they were, afterwards, whatever happens."""
-    before = [(v, v.value, v.stale) for v in variables]
-    try:
-        yield
-    finally:
-        for variable, value, stale in before:
-            variable.set_value(value, skip_validation=True)
-            variable.stale = stale
-
-
-def put(variables: Sequence[Any], x: FloatArray) -> None:
-    """Gives the variables the values x."""
-    for variable, value in zip(variables, x, strict=True):
-        variable.set_value(float(value), skip_validation=True)
 
 
 class Again:
@@ -88,7 +64,7 @@ class Again:
         if self._parametric is None or self._parametric.program.problem_class not in ("QP", "SOCP"):
             return solve(self.program(given))
         if self._session is None:
-            self._session = Session(self._parametric, "clarabel", _TIGHT)
+            self._session = Session(self._parametric, "clarabel", TIGHT)
         for name in set(self._session.names) & set(given):
             self._session.set(name, given[name])
         return self._session.solve()
@@ -114,7 +90,7 @@ class Response:
     @property
     def unbounded(self) -> bool:
         """Whether its payoff has no limit."""
-        return self.status.stopped in _UNBOUNDED
+        return self.status.stopped in ENDLESS
 
     @property
     def empty(self) -> bool:
@@ -160,21 +136,28 @@ class Responses:
         with values_kept(self.numbers.variables):
             put(self.numbers.variables, x)
             program = _admitting(self._program(player, x), self.numbers.row_sizes(x)[self.numbers.rows_of(player)])
-            solution, proof = best_of(program)
+            found, status, proof = _answer(program)
         values = x[own].copy()
         here = float(self.numbers.payoffs(x)[player])
-        if not solution.status.ok:
-            gain = np.inf if solution.status.stopped in _UNBOUNDED else np.nan
-            return Response(values, gain, proof, solution.status)
+        if not status.ok:
+            return Response(values, np.inf if status.stopped in ENDLESS else np.nan, proof, status)
         at = {id(v): k for k, v in enumerate(program.variables)}
         for position, j in enumerate(own):
             column = at.get(id(self.numbers.variables[j]))
             if column is not None:
-                low, high = self.numbers.lower[j], self.numbers.upper[j]
-                values[position] = np.clip(solution.x[column], low, high)
+                values[position] = np.clip(found[column], self.numbers.lower[j], self.numbers.upper[j])
         there = x.copy()
         there[own] = values
-        return Response(values, float(self.numbers.payoffs(there)[player]) - here, proof, solution.status)
+        return Response(values, float(self.numbers.payoffs(there)[player]) - here, proof, status)
+
+
+def _answer(program: Program) -> tuple[FloatArray, Status, str]:
+    """Values by column, how the search ended, and what is known of them."""
+    line = on_a_line(program)
+    if line is not None:
+        return np.array([line[0]]), line[1], CONVEX
+    solution, proof = best_of(program)
+    return solution.x, solution.status, proof
 
 
 def _admitting(program: Program, sizes: FloatArray) -> Program:
@@ -205,104 +188,6 @@ def _fixed(variables: Sequence[Any]) -> Iterator[None]:
             variable.fixed = False
 
 
-def best_of(program: Program) -> tuple[Solution, str]:
-    """The solution, global where the program is convex; elsewhere the best from several starts."""
-    if not program.n or not program.not_convex:
-        return solve(program), CONVEX
-    first = solve(program)
-    found = [first]
-    points = _samples(program)
-    if not _bends_well(program, points):
-        for start in _good_points(program, points):
-            put(program.variables, start)
-            found.append(solve(program, "ipopt"))
-    endless = [item for item in found if item.status.stopped in _UNBOUNDED]
-    if endless:  # whatever the others found, this beats it
-        return endless[0], SAMPLED
-    good = [item for item in found if item.status.ok]
-    return (min(good, key=lambda item: program.sense * item.objective) if good else first), SAMPLED
-
-
-def scattered(
-    low: FloatArray, high: FloatArray, count: int, unit: float | FloatArray = 1.0, wide: bool = False
-) -> FloatArray:
-    """Points (count, n) that fill the box evenly (additive recurrence).
-
-    Where there is no bound they fill a box of a few units, scalar or (n,); wide: all of the line instead, ever thinner
-    away from the nearest bound, or zero. Reference: Roberts' generalised golden ratio, phi^(n+1) = phi + 1, with steps
-    phi^-1, phi^-2, ...
-    """
-    n = len(low)
-    phi = 2.0
-    for _ in range(40):
-        phi = (1.0 + phi) ** (1.0 / (n + 1))
-    share = (0.5 + np.outer(np.arange(1, count + 1), phi ** -np.arange(1.0, n + 1))) % 1.0
-    bottom = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - 4.0 * unit, -2.0 * unit))
-    top = np.where(np.isfinite(high), high, bottom + 4.0 * unit)
-    points = bottom + share * (top - bottom)
-    if not wide:
-        return np.asarray(points)
-    away = 4.0 * unit * np.tan(0.5 * np.pi * np.clip(share, 1e-6, 1.0 - 1e-6))
-    both = 4.0 * unit * np.tan(np.pi * (np.clip(share, 1e-6, 1.0 - 1e-6) - 0.5))
-    points = np.where(np.isfinite(low) & ~np.isfinite(high), low + away, points)
-    points = np.where(np.isfinite(high) & ~np.isfinite(low), high - away, points)
-    return np.asarray(np.where(np.isfinite(low) | np.isfinite(high), points, both))
-
-
-def _samples(program: Program) -> FloatArray:
-    """Points over the bounds of a program: even ones, far ones where there is no bound, and corners of the box."""
-    low, high = program.lower, program.upper
-    count = _POINTS * (4 if program.n <= 2 else 1)
-    even = scattered(low, high, count, program.typical)
-    with np.errstate(invalid="ignore"):
-        nearer = np.where(even - low < high - even, low, high)
-    corners = np.where(np.isfinite(low) & np.isfinite(high), nearer, even)
-    ends = [np.where(np.isfinite(side), side, 0.0) for side in (low, high)]
-    far = scattered(low, high, count, program.typical, wide=True)
-    return np.unique(np.vstack([even, far, corners, *ends]), axis=0)
-
-
-def _good_points(program: Program, points: FloatArray) -> list[FloatArray]:
-    """The best feasible ones of the points, none close to another."""
-    rated = []
-    with np.errstate(all="ignore"):
-        for point in points:
-            activity = program.activity(point)
-            if not ((activity >= program.row_lower - 1e-6) & (activity <= program.row_upper + 1e-6)).all():
-                continue
-            value = program.sense * program.objective(point)
-            if np.isfinite(value):
-                rated.append((value, point))
-    rated.sort(key=lambda item: item[0])
-    spread = np.quantile(points, 0.75, axis=0) - np.quantile(points, 0.25, axis=0)
-    apart = _APART * np.where(spread > 0.0, spread, 1.0)
-    chosen: list[FloatArray] = []
-    for _, point in rated:
-        if all((np.abs(point - other) > apart).any() for other in chosen):
-            chosen.append(point)
-        if len(chosen) == _STARTS:
-            break
-    return chosen
-
-
-def _bends_well(program: Program, points: FloatArray) -> bool:
-    """Whether the objective is convex (concave if maximised) at the points where it is defined, and no row curved."""
-    curved = [part.row for part in (program.quadratics, program.logs) if part is not None]
-    curved += [program.remainder.rows] if program.remainder is not None else []
-    if any((np.asarray(rows) >= 0).any() for rows in curved):
-        return False
-    seen = 0
-    with np.errstate(all="ignore"):
-        for point in points[:: max(1, len(points) // 32)]:
-            matrix = program.sense * program.hessian(point, np.zeros(program.m)).toarray()
-            if not np.isfinite(matrix).all():
-                continue
-            seen += 1
-            if np.linalg.eigvalsh(matrix)[0] < -1e-9 * np.abs(matrix).max():
-                return False
-    return seen >= 8
-
-
 class Projector:
     """P onto X(x_bar) in the metric sum_j metric_j (y_j - x_j)^2, all one by default; `rows` as in
     `projection_model`."""
@@ -326,12 +211,7 @@ class Projector:
             with values_kept(numbers.variables):
                 put(numbers.variables, others)
                 program = _admitting(self._problem.program(given), numbers.row_sizes(others)[self._rows])
-                if (
-                    program.problem_class == "QP"
-                ):  # an active set ends at a corner, where interior points only come near
-                    solution = solve(program, ("highs", "clarabel"), {"clarabel": _TIGHT})
-                else:
-                    solution = solve(program, options=_TIGHT if program.problem_class == "SOCP" else {})
+                solution = solve_exactly(program)
         else:
             solution = self._problem.quick(given)
         if not solution.status.ok:
@@ -340,13 +220,17 @@ class Projector:
         return np.asarray(np.clip(x, numbers.lower, numbers.upper))
 
 
-def feasible_start(numbers: Numbers, start: FloatArray) -> FloatArray | None:
-    """The point nearest to `start` in its own set, x in X(x), as far as a local search finds one; else None."""
+def feasible_start(numbers: Numbers, start: FloatArray) -> tuple[FloatArray | None, str]:
+    """(the point nearest to `start` in its own set, x in X(x), as far as a local search finds one, else None; why)."""
     if numbers.violation(start) <= 0.0:
-        return start
+        return start, ""
     with values_kept(numbers.variables):
         put(numbers.variables, start)
-        return Projector(numbers, JOINT).at(start, start, exact=True)
+        found = Projector(numbers, JOINT).at(start, start, exact=True)
+    if found is not None:
+        return found, ""
+    why = conflict(numbers, start)
+    return None, f"infeasible: {why}" if why else "no feasible point: no x in X(x) was found near the start"
 
 
 def conflict(numbers: Numbers, start: FloatArray) -> str:

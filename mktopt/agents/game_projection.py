@@ -20,13 +20,15 @@ from typing import Any
 import numpy as np
 
 from mktopt.agents.game_numbers import Numbers
-from mktopt.agents.game_problems import Projector, conflict, feasible_start
+from mktopt.agents.game_problems import Projector, feasible_start
 from mktopt.agents.game_run import CONVERGED, DIVERGES, NONE_FOUND, STOPPED, Run, period_of, ran_off
 from mktopt.agents.game_units import FloatArray
 
 _SHRINK, _GROW, _CAUTION = 0.6, 1.3, 0.9
 _LEAST_STEP = 1e-5
 _PATIENCE = 25
+_STALLED = 200
+_GONE = 1e4
 
 
 def iterate(
@@ -42,10 +44,9 @@ def iterate(
     tol: on the residual of each variable, relative to the size of its slope; step: eta, kept as it is where given
     (units of the variable squared per unit of payoff), else adapted, in units of 1 / D.
     """
-    x = feasible_start(numbers, start)
+    x, why = feasible_start(numbers, start)
     if x is None:
-        why = conflict(numbers, start) or "no x in X(x) was found near the start"
-        return Run(start, NONE_FOUND, f"infeasible: {why}", [])
+        return Run(start, NONE_FOUND, why, [])
     walk = _Walk(numbers, extragradient, step, x)
     trace: list[dict[str, Any]] = []
     points = [x / walk.unit]
@@ -61,12 +62,9 @@ def iterate(
             return Run(x, CONVERGED, f"residual {residual:.1e} at step {walk.eta:.2g}", trace)
         x = following
         points.append(x / walk.unit)
-        if ran_off(x, walk.unit):
-            return Run(x, DIVERGES, f"the actions grow without limit: residual {residual:.1e}", trace)
-        if walk.eta < _LEAST_STEP * walk.first:
-            worse = residual > 0.99 * trace[0]["residual"]
-            why = f"the residual, {residual:.1e}, does not fall at any step: F is not strongly monotone here"
-            return Run(x, DIVERGES if worse else STOPPED, why, trace)
+        hopeless = walk.hopeless(x, residual, trace[0]["residual"])
+        if hopeless is not None:
+            return Run(x, *hopeless, trace)
         if k % 10 == 9 and (n := period_of(points)):
             return Run(x, f"cycles with period {n}", f"the last {3 * n} points repeat themselves", trace)
     return Run(x, STOPPED, f"residual {trace[-1]['residual']:.1e} after {max_iterations} iterations", trace)
@@ -93,7 +91,7 @@ class _Walk:
         if not np.isfinite(field).all():
             return None
         y = self._moved(x, field)
-        if y is not None and self.extragradient and not self.fixed:
+        if not self.fixed:
             y = self._shrunk(x, y, field)
         if y is None:
             return None
@@ -115,6 +113,24 @@ class _Walk:
         self.slope = self.numbers.units(x).slope
         return bool((left <= tol * self.slope).all())
 
+    def hopeless(self, x: FloatArray, residual: float, first: float) -> tuple[str, str] | None:
+        """Verdict and reason where nothing is to be hoped for from further steps."""
+        gone = f"the actions grow without limit: residual {residual:.1e}"
+        if ran_off(x, self.unit):
+            return DIVERGES, gone
+        if self.eta < _LEAST_STEP * self.first:
+            why = f"the residual, {residual:.1e}, does not fall at any step: F is not strongly monotone here"
+            return (DIVERGES if residual > 0.99 * first else STOPPED), why
+        if not self.extragradient or self.fixed:  # the plain projection has its own rule
+            return None
+        self.best, self.since = (residual, 0) if residual < 0.99 * self.best else (self.best, self.since + 1)
+        if self.since < _STALLED:
+            return None
+        if (np.abs(x) > _GONE * np.maximum(self.unit, 1.0)).any():
+            return DIVERGES, gone
+        why = f"the residual, {residual:.1e}, did not fall in {_STALLED} iterations: F is not monotone, or sets move"
+        return STOPPED, why
+
     def _moved(self, x: FloatArray, field: FloatArray) -> FloatArray | None:
         return self.projector.at(x - self.eta * field / self.metric, x)
 
@@ -125,10 +141,11 @@ class _Walk:
         return float(np.linalg.norm(field / np.sqrt(self.metric)))
 
     def _shrunk(self, x: FloatArray, y: FloatArray | None, field: FloatArray) -> FloatArray | None:
-        """y at a step that keeps eta |F(x) - F(y)| <= 0.9 |x - y|."""
+        """y at a step that keeps F(y) a number, and of extragradient eta |F(x) - F(y)| <= 0.9 |x - y|."""
         while y is not None and self.eta > _LEAST_STEP * self.first:
-            changed = self._changed(field - self.numbers.field(y))
-            if not self.eta * changed > _CAUTION * self._long(x - y):
+            there = self.numbers.field(y)
+            short = not self.extragradient or self.eta * self._changed(field - there) <= _CAUTION * self._long(x - y)
+            if np.isfinite(there).all() and short:
                 break
             self.eta *= _SHRINK
             y = self._moved(x, field)

@@ -3,10 +3,11 @@
 Players need not count in the same money, nor variables in the same unit: what is small beside the payoff of one may be
 all that another has. With s the sizes of the terms of F(x) and H = |dF/dx|,
 
-    action_j = max(|x_j|, min(1, the larger limit of a box, s_j / H_jj))     slope_j = max(s_j, max_k H_jk action_k)
+    action_j = max(|x_j|, min(1, reach_j, s_j / H_jj))          slope_j = max(s_j, max_k H_jk action_k)
     payoff_i = sum over its own j of slope_j action_j
 
-so that terms without own variables, which no action of a player changes, do not count, whatever their size.
+reach_j: the larger limit of a box, or what a row allows it alone. Terms without own variables, which no action of a
+player changes, do not count, whatever their size.
 """
 
 from __future__ import annotations
@@ -37,18 +38,15 @@ class Units:
         return self.action / self.slope
 
 
-def units_of(
-    x: FloatArray, lower: FloatArray, upper: FloatArray, sizes: FloatArray, bend: FloatArray, owner: FloatArray, k: int
-) -> Units:
-    """The units at x (n,): bounds lower, upper (n,), sizes of the terms of F (n,), its Jacobian `bend` (n, n), the
+def units_of(x: FloatArray, reach: FloatArray, sizes: FloatArray, bend: FloatArray, owner: FloatArray, k: int) -> Units:
+    """The units at x (n,): reach (n,) of each variable, sizes of the terms of F (n,), its Jacobian `bend` (n, n), the
     `owner` of each variable (n,) among `k` players."""
     sizes = np.where(np.isfinite(sizes), sizes, 0.0)
     bend = np.abs(np.where(np.isfinite(bend), bend, 0.0))
-    box = np.where(np.isfinite(lower) & np.isfinite(upper), np.maximum(np.abs(lower), np.abs(upper)), 1.0)
     diagonal = bend.diagonal()
     length = np.divide(sizes, diagonal, out=np.ones(len(x)), where=diagonal > 0.0)
-    small = np.minimum(np.where(box > 0.0, box, 1.0), np.where(length > _NO_LENGTH, length, 1.0))
-    action = np.maximum(np.abs(x), np.minimum(1.0, small))
+    small = np.minimum(np.minimum(1.0, np.maximum(reach, _NO_LENGTH)), np.where(length > _NO_LENGTH, length, 1.0))
+    action = np.maximum(np.abs(x), small)
     slope = np.maximum(sizes, (bend * action).max(axis=1, initial=0.0))
     payoff = np.ones(k)
     for player in range(k):

@@ -29,12 +29,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyomo.environ as pyo
-from pyomo.core.expr.visitor import identify_variables
+from pyomo.core.expr.visitor import identify_mutable_parameters, identify_variables
 
 from mktopt.errors import FormulationError
 
 _TAKEN = {pyo.Block, pyo.Var, pyo.Constraint, pyo.Objective, pyo.Expression, pyo.Param, pyo.Set, pyo.RangeSet}
 _TAKEN |= {pyo.Suffix, pyo.ExternalFunction, pyo.BuildAction, pyo.BuildCheck}
+_KINKED = {"abs", "floor", "ceil", "Expr_if"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +100,7 @@ class Game:
         if (maximise is None) == (minimise is None):
             raise FormulationError(f"player '{name}' needs one goal: maximise=expression or minimise=expression")
         goal = minimise if maximise is None else maximise
-        if isinstance(goal, pyo.Objective):
-            raise FormulationError(f"player '{name}': pass the expression of '{goal.name}', and deactivate it")
+        _check_goal(name, goal)
         found = tuple(_members(variables, pyo.Var, f"variables of player '{name}'"))
         rows = tuple(_members(constraints, pyo.Constraint, f"constraints of player '{name}'"))
         if not found:
@@ -115,14 +115,26 @@ class Game:
         rows = tuple(_members(constraints, pyo.Constraint, "shared constraints"))
         owner = self._row_owner()
         for row in rows:
+            self._refuse_foreign(row)
             if id(row) in owner:
                 raise FormulationError(f"constraint '{row.name}' is {_whose(owner[id(row)])} already; declare it once")
-            self._shared.append(row)
+            owner[id(row)] = None
+        self._shared += rows
         return self
+
+    def _refuse_foreign(self, component: Any) -> None:
+        if component.model() is not self.model:
+            raise FormulationError(
+                f"{component.ctype.__name__} '{component.name}' belongs to another model than the game; declare it on"
+                " the game's own"
+            )
 
     def _refuse_taken(self, name: str, variables: Sequence[Any], rows: Sequence[Any]) -> None:
         owner = {id(v): player.name for player in self._players.values() for v in player.declared}
         for variable in variables:
+            self._refuse_foreign(variable)
+            if owner.get(id(variable)) == name:
+                raise FormulationError(f"variable '{variable.name}' is given twice to player '{name}'; give it once")
             if id(variable) in owner:
                 raise FormulationError(
                     f"variable '{variable.name}' belongs to player '{owner[id(variable)]}' and to '{name}'; a variable"
@@ -136,6 +148,7 @@ class Game:
                 )
         taken = self._row_owner()
         for row in rows:
+            self._refuse_foreign(row)
             if id(row) in taken:
                 raise FormulationError(
                     f"constraint '{row.name}' is {_whose(taken[id(row)])} already, and cannot be player '{name}''s own;"
@@ -198,6 +211,12 @@ class Game:
         self._check_components()
         if not self.variables:
             raise FormulationError("every variable of every player is fixed, so there is nothing to decide; unfix some")
+        for variable in self.variables:
+            if variable.lower is not None and variable.upper is not None and variable.lower > variable.upper:
+                raise FormulationError(
+                    f"the bounds of variable '{variable.name}' cross: lower {variable.lower:g} above upper"
+                    f" {variable.upper:g}; correct one of them"
+                )
         owned = {id(v) for player in self.players for v in player.declared}
         taken = self._row_owner()
         for row in self.model.component_data_objects(pyo.Constraint, active=True):
@@ -209,10 +228,12 @@ class Game:
         for player in self.players:
             where = f"the payoff of player '{player.name}'"
             self._check_owned(player.payoff, owned, where)
+            _check_smooth(player.payoff, where)
             if not any(True for _ in identify_variables(player.payoff, include_fixed=True)):
                 raise FormulationError(f"{where} holds no variable, so nothing that is done matters to it; check it")
         for _, row in self.rows:
             self._check_owned(row.body, owned, f"constraint '{row.name}'")
+            _check_smooth(row.body, f"constraint '{row.name}'")
 
     def _check_components(self) -> None:
         for block in self.model.block_data_objects(active=True):
@@ -230,11 +251,42 @@ class Game:
             )
 
     def _check_owned(self, expression: Any, owned: set[int], where: str) -> None:
+        for param in identify_mutable_parameters(expression):
+            if param.is_indexed() or pyo.value(param, exception=False) is None:
+                raise FormulationError(f"{where} holds Param '{param.name}', which has no value; give it one")
         for variable in identify_variables(expression, include_fixed=False):
             if id(variable) not in owned:
                 raise FormulationError(
                     f"{where} holds variable '{variable.name}', which no player decides: give it to a player, or fix it"
                 )
+
+
+def _check_goal(name: str, goal: Any) -> None:
+    """Refuses what is no payoff: objectives, relations, indexed components, names."""
+    if isinstance(goal, pyo.Objective):
+        raise FormulationError(f"player '{name}': pass the expression of '{goal.name}', and deactivate it")
+    number = isinstance(goal, (int, float)) or getattr(goal, "is_numeric_type", lambda: False)()
+    if not number:
+        raise FormulationError(
+            f"player '{name}': its goal is {type(goal).__name__} {str(goal)[:60]!r}, and must be one expression of"
+            " variables, such as price * m.q - cost"
+        )
+
+
+def _check_smooth(expression: Any, where: str) -> None:
+    """Slopes are what every method stands on: refuses what has none at a kink or a step."""
+    rest = [expression]
+    while rest:
+        node = rest.pop()
+        if not getattr(node, "is_expression_type", lambda: False)():
+            continue
+        name = str(node.getname())
+        if name in _KINKED and any(True for _ in identify_variables(node, include_fixed=False)):
+            raise FormulationError(
+                f"{where} holds {name}(...) of a variable, which has no slope at its kink: write it with a variable of"
+                " its own and rows, such as t >= x and t >= -x for abs(x)"
+            )
+        rest.extend(node.args)
 
 
 def _whose(owner: str | None) -> str:

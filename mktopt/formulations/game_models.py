@@ -1,7 +1,7 @@
 """The programs that a game consists of, declared as Pyomo models on the variables of the game's own model.
 
 response    (P_i): what one player would do, the others' variables being Params
-projection  min 1/2 |x - target|^2 over X(x_bar), where own rows hold the others' variables at x_bar
+projection  the point of X(x_bar) nearest to a target, where own rows hold the others' variables at x_bar
 kkt         the conditions (KKT) of all players at once, complementarity relaxed: multiplier times slack <= t
 central     the sum of what players gain, over all rows: what one decision maker would do
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import pyomo.environ as pyo
 from pyomo.core.expr.calculus.derivatives import Modes, differentiate
-from pyomo.core.expr.visitor import identify_variables, replace_expressions
+from pyomo.core.expr.visitor import identify_mutable_parameters, identify_variables, replace_expressions
 
 from mktopt.errors import FormulationError
 from mktopt.formulations.game import Game
@@ -53,9 +53,9 @@ def response_model(game: Game, position: int, bound_by: Sequence[set[int]], fixe
 MOVING, FROZEN, JOINT = "moving", "frozen", "joint"
 
 
-def projection_model(game: Game, rows: str = MOVING) -> Any:
-    """The nearest point of X(x_bar) to `target[k]`, x_bar in `others[k]`, both mutable Params over the game's
-    variables.
+def projection_model(game: Game, rows: str = MOVING, metric: Sequence[float] | None = None) -> Any:
+    """min sum_k 1/2 metric_k x_k^2 - target_k x_k over X(x_bar): the point nearest to target_k / metric_k in the metric
+    (n,), ones by default. x_bar in `others[k]`; `target`, `others`: mutable Params over the game's variables.
 
     rows: MOVING: own rows with the others' variables at x_bar, shared rows over all variables jointly; FROZEN: shared
     rows too count as own rows of every player, each with the others at x_bar; JOINT: all rows jointly, x in X(x).
@@ -76,7 +76,9 @@ def projection_model(game: Game, rows: str = MOVING) -> Any:
             if k in inside:
                 model.rows[number, k] = _limited(row, swap)
     # the square of the target moves no argument, and would not be affine in the Params
-    model.distance = pyo.Objective(expr=sum(0.5 * v**2 - model.target[k] * v for k, v in enumerate(variables)))
+    weight = [1.0] * len(variables) if metric is None else metric
+    squares = sum(0.5 * weight[k] * v**2 - model.target[k] * v for k, v in enumerate(variables))
+    model.distance = pyo.Objective(expr=squares)
     return model
 
 
@@ -189,12 +191,19 @@ def _others(model: Any, variables: Sequence[Any], positions: Iterable[int]) -> d
 
 
 def _swapped(expression: Any, swap: dict[int, Any]) -> Any:
-    return replace_expressions(expression, swap) if swap else expression
+    """The expression with what is in `swap` replaced, and mutable Params of the game's model at their present values:
+    the Params of these models are their own."""
+    numbers = {id(param): float(pyo.value(param)) for param in identify_mutable_parameters(expression)}
+    return replace_expressions(expression, numbers | swap) if numbers or swap else expression
 
 
 def _limited(row: Any, swap: dict[int, Any]) -> Any:
     low, high = limits_of(row)
     body = _swapped(row.body, swap)
+    if not getattr(body, "is_potentially_variable", lambda: False)() and not swap:
+        if low <= pyo.value(body) <= high:
+            return pyo.Constraint.Feasible
+        body = row.body  # without variables and false: still a row, for solvers to say so
     if low == high:
         return body == low
     return pyo.inequality(None if low == -float("inf") else low, body, None if high == float("inf") else high)

@@ -30,7 +30,7 @@ def facchinei_kanzow() -> Game:
     """min (x - 1)^2 and min (y - 1/2)^2 s.t. x + y <= 1: GNEs (a, 1 - a) for 1/2 <= a <= 1.
 
     Variational: 2(x - 1) = 2(y - 1/2) = -y on x + y = 1, so (3/4, 1/4) with multiplier 1/2.
-    Facchinei and Kanzow, 4OR 5 (2007), Example 1.
+    Facchinei and Kanzow, 4OR 5 (2007).
     """
     model = pyo.ConcreteModel()
     model.x, model.y = pyo.Var(), pyo.Var()
@@ -139,3 +139,30 @@ def same_sign() -> Game:
     model.x, model.y = pyo.Var(bounds=(-1, 1)), pyo.Var(bounds=(-1, 1))
     product = model.x * model.y
     return Game(model).player("one", model.x, maximise=product).player("two", model.y, maximise=product)
+
+
+def units(a: float = 1.0, b: float = 1.0, x: float = 1.0, y: float = 1.0, shared: bool = False) -> Game:
+    """max a X (10 - X - Y / 2) and min b (Y^2 - 8 Y + X Y / 2), X = x-variable / x, Y = y-variable / y.
+
+    10 = 2 X + Y / 2 and 8 = 2 Y + X / 2: X = 64 / 15, Y = 44 / 15, in whatever money a, b and in whatever units x, y.
+    """
+    model = pyo.ConcreteModel()
+    model.x, model.y = pyo.Var(), pyo.Var()
+    X, Y = model.x / x, model.y / y
+    game = Game(model).player("a", model.x, maximise=a * (X * (10 - X - 0.5 * Y)))
+    game.player("b", model.y, minimise=b * (Y * Y - 8 * Y + 0.5 * X * Y))
+    if shared:
+        model.cap = pyo.Constraint(expr=X + Y <= 5)
+        game.shared(model.cap)
+    return game
+
+
+def two_wells(constant: float = 0.0, other: float = 0.0) -> Game:
+    """max constant + other y - (x^2 - 1)^2 + x / 10 on [-2, 2]: a local maximum near -0.987, the global one near 1.012.
+
+    x^3 - x = 1 / 40 at both. What is constant, or another's to choose, changes nothing.
+    """
+    model = pyo.ConcreteModel()
+    model.x, model.y = pyo.Var(bounds=(-2, 2), initialize=-0.98), pyo.Var(bounds=(0, 1e6), initialize=0.5)
+    game = Game(model).player("a", model.x, maximise=constant + other * model.y - (model.x**2 - 1) ** 2 + 0.1 * model.x)
+    return game.player("b", model.y, minimise=(model.y - 1e6) ** 2 * 1e-6)

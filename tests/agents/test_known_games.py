@@ -281,3 +281,106 @@ def test_generators_behind_one_line_pay_one_congestion_price() -> None:
     assert mu > 1.0
     anarchy = price_of_anarchy(result)
     assert anarchy.optimum >= anarchy.equilibrium and anarchy.proof == "convex"
+
+
+# -- units ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"a": 1e-6, "b": 1e6},
+        {"x": 1e6, "y": 1e-6},
+        {"a": 1e-8, "b": 1e-8, "x": 1e-6, "y": 1e-6},
+    ],
+)
+def test_neither_the_money_of_players_nor_the_units_of_variables_matter(method: str, given: dict[str, float]) -> None:
+    result = proved(solve_game(known.units(**given), method))
+    exact = np.array([64 / 15 * given.get("x", 1.0), 44 / 15 * given.get("y", 1.0)])
+    np.testing.assert_allclose(values(result), exact, rtol=1e-6)
+    assert result.several.startswith("the only Nash equilibrium")
+
+
+@pytest.mark.parametrize("method", ["kkt", "projection"])
+def test_shared_rows_in_mixed_units(method: str) -> None:
+    # 10 - 2 X - Y / 2 = y = 8 - 2 Y - X / 2 on X + Y = 5: X = 19 / 6 and Y = 11 / 6, y = 11 / 4
+    result = proved(solve_game(known.units(x=1e6, y=1e-3, shared=True), method))
+    np.testing.assert_allclose(values(result), [19 / 6 * 1e6, 11 / 6 * 1e-3], rtol=1e-6)
+    np.testing.assert_allclose(multipliers(result), [11 / 4], rtol=1e-6)
+
+
+# -- infeasible -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["kkt", "best_response"])
+def test_rows_that_cannot_hold_together_are_named(method: str) -> None:
+    model = pyo.ConcreteModel()
+    model.x, model.y = pyo.Var(bounds=(0, 1)), pyo.Var(bounds=(0, 1))
+    model.many = pyo.Constraint(expr=model.x + model.y >= 3)
+    model.slack = pyo.Constraint(expr=model.x - model.y <= 1)
+    game = Game(model, shared=[model.many, model.slack])
+    game.player("one", model.x, minimise=model.x**2).player("two", model.y, minimise=model.y**2)
+    result = solve_game(game, method)
+    assert result.verdict == "no equilibrium found" and result.reason.startswith("infeasible: ")
+    assert "'many' >= 3" in result.reason and "'slack'" not in result.reason
+
+
+# -- not convex -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["kkt", "projection", "best_response"])
+def test_a_local_maximum_is_no_equilibrium(method: str) -> None:
+    result = solve_game(known.two_wells(), method)
+    if method in ("kkt", "best_response"):  # which look where the player would rather be
+        assert values(proved(result))[0] ** 3 - values(result)[0] == pytest.approx(1 / 40) and values(result)[0] > 1.0
+        assert "against sampled deviations" in result.kind
+    else:
+        assert result.verdict == "no equilibrium found" and "gain" in result.reason
+
+
+def test_a_far_peak_without_bounds_is_found() -> None:
+    model = pyo.ConcreteModel()
+    model.x, model.y = pyo.Var(initialize=0.1), pyo.Var()
+    peaks = 1 / (1 + model.x**2) + 3 / (1 + (model.x - 8) ** 2)
+    game = Game(model).player("one", model.x, maximise=peaks).player("two", model.y, minimise=(model.y - model.x) ** 2)
+    result = solve_game(game, "projection")
+    assert result.verdict == "no equilibrium found" and "gain" in result.reason
+    assert result.certificate is not None and result.certificate.gains["gain"][0] == pytest.approx(2.0, abs=0.1)
+
+
+def test_the_best_corner_of_a_player_of_many_variables_is_found() -> None:
+    model = pyo.ConcreteModel()
+    model.x = pyo.Var(range(6), bounds=(-1, 1), initialize=0.01)
+    total = sum(w * model.x[k] for k, w in enumerate((1.0, -2.0, 1.5, -0.5, 3.0, -1.0)))
+    result = proved(solve_game(Game(model).player("one", model.x, maximise=total**2 + total / 3), "best_response"))
+    np.testing.assert_allclose(values(result), [1, -1, 1, -1, 1, -1])
+
+
+def test_extragradient_gives_up_where_it_does_not_come_closer() -> None:
+    # F = (y, -x) turns and -0.6 (x, y) pushes outward: payoffs are not concave, and the run goes round in the box
+    model = pyo.ConcreteModel()
+    model.x, model.y = pyo.Var(bounds=(-1, 1), initialize=0.5), pyo.Var(bounds=(-1, 1))
+    x, y = model.x, model.y
+    game = Game(model).player("one", x, minimise=x * y - 0.3 * x**2).player("two", y, maximise=x * y + 0.3 * y**2)
+    result = solve_game(game, "extragradient")
+    assert not result.converged and "gain" in result.certificate.failures()
+    assert result.verdict.startswith(("cycles", "stopped")) and len(result.trace) < 500
+
+
+@pytest.mark.parametrize("method", ["projection", "extragradient"])
+def test_steps_keep_away_from_where_slopes_are_no_numbers(method: str) -> None:
+    # max x / (x + y) - x, max y / (x + y) - 2 y (Tullock): y = (x + y)^2, x = 2 (x + y)^2, so that x + y = 1 / 3
+    model = pyo.ConcreteModel()
+    model.x = pyo.Var(range(2), bounds=(0, None))
+    x, y = model.x.values()
+    game = Game(model).player("one", x, maximise=x / (x + y) - x).player("two", y, maximise=y / (x + y) - 2 * y)
+    np.testing.assert_allclose(values(proved(solve_game(game, method))), [2 / 9, 1 / 9], atol=1e-7)
+
+
+def test_a_start_without_slopes_is_not_insisted_on() -> None:
+    # max sqrt(x) - x from x = 0, where the slope is infinite: x = 1 / 4
+    model = pyo.ConcreteModel()
+    model.x = pyo.Var(bounds=(0, None), initialize=0.0)
+    result = proved(solve_game(Game(model).player("one", model.x, maximise=pyo.sqrt(model.x) - model.x), "projection"))
+    np.testing.assert_allclose(values(result), 0.25, atol=1e-7)

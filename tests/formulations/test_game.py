@@ -26,13 +26,19 @@ def two() -> tuple[Any, Game]:
     """min (x0 - 1)^2 + x1 over two variables and min (y - x0)^2, one shared row, one own row that moves."""
     model = pyo.ConcreteModel()
     model.x = pyo.Var([0, 1], bounds=(0, 4))
-    model.y = pyo.Var()
+    model.y, model.z = pyo.Var(), pyo.Var()
+    model.p = pyo.Param(mutable=True)
     model.cap = pyo.Constraint(expr=model.x[0] + model.y <= 3)
     model.own = pyo.Constraint(expr=(-1, model.y - model.x[1], 2))
     game = Game(model)
     game.player("one", model.x, minimise=(model.x[0] - 1) ** 2 + model.x[1])
     game.player("two", model.y, minimise=(model.y - model.x[0]) ** 2, constraints=[model.own])
     return model, game.shared([model.cap])
+
+
+def more(model: Any, game: Game, goal: Any) -> None:
+    """One player more, who decides z."""
+    game.player("more", model.z, minimise=goal)
 
 
 def test_declaration_at_once_and_step_by_step_are_the_same() -> None:
@@ -84,6 +90,14 @@ def test_slices_and_blocks_are_taken_for_their_members() -> None:
         (lambda m, g: g.shared(m.cap), "constraint 'cap' is shared already"),
         (lambda m, g: g.shared(m.y), "expected Pyomo Constraint components"),
         (lambda m, g: (m.x.fix(0), m.y.fix(0)), "every variable of every player is fixed"),
+        (lambda m, g: m.y.setlb(3) or m.y.setub(2), "the bounds of variable 'y' cross: lower 3 above upper 2"),
+        (lambda m, g: more(m, g, abs(m.z)), r"payoff of player 'more' holds abs\(...\) of a variable"),
+        (lambda m, g: more(m, g, m.z <= 1), "its goal is InequalityExpression"),
+        (lambda m, g: more(m, g, m.x), "its goal is IndexedVar 'x'"),
+        (lambda m, g: more(m, g, "z"), "its goal is str 'z'"),
+        (lambda m, g: more(m, g, m.p * m.z), "holds Param 'p', which has no value"),
+        (lambda m, g: g.player("more", [two()[0].y], minimise=m.y), "Var 'y' belongs to another model"),
+        (lambda m, g: g.shared(two()[0].cap), "Constraint 'cap' belongs to another model"),
     ],
 )
 def test_what_is_wrong_is_named(spoil: Callable[[Any, Game], Any], message: str) -> None:
@@ -99,7 +113,7 @@ def test_what_is_wrong_is_named(spoil: Callable[[Any, Game], Any], message: str)
 
 def test_new_variables_must_have_one_owner_and_no_whole_numbers() -> None:
     model, game = two()
-    model.z, model.n = pyo.Var(), pyo.Var(domain=pyo.Integers)
+    model.n = pyo.Var(domain=pyo.Integers)
     with pytest.raises(FormulationError, match=r"variable 'n' of player 'three' is a whole number"):
         game.player("three", model.n, maximise=model.n)
     with pytest.raises(FormulationError, match="needs one goal"):
