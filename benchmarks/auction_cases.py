@@ -116,7 +116,7 @@ class Auction:
             "bought_kw": bought, "min_cost": cost.min(), "mean_cost": cost.mean(), "max_cost": cost.max(),
             "welfare": clearing.welfare, "price_of_anarchy": self.optimum / clearing.welfare,
             "rent": proof(clearing).rent, "full_branches": ", ".join(full_branches(clearing)),
-            "residual": max((found.residual or 0.0) * found.price for found in proofs),
+            "residual": max(found.residual or 0.0 for found in proofs),
             "gain": max(found.gain for found in proofs),
             "certificates": f"{sum(found.ok() for found in proofs)} of {len(proofs)} hold",
             **{f"{m} iterations": self.outcomes[m].iterations for m in METHODS},

@@ -217,7 +217,7 @@ def algorithm2(upper: Upper, scenarios: list[str]) -> Any:
         imported = float(upper.defaults[scenario].import_kw.sum())
         column[0].axhline(imported, color="black", ls="--", lw=1.1)
         column[1].axhline(0.0, color="black", ls=":", lw=1.1)
-        word = {True: "an equilibrium exists", False: "no equilibrium exists", None: "undecided"}
+        word = {True: "an equilibrium exists", False: "no equilibrium found", None: "undecided"}
         column[0].set_title(f"scenario {scenario}: {word[upper.own[scenario].exists]}", fontsize=10.5)
         column[2].set_xlabel("iteration")
         column[1].set_yscale("symlog", linthresh=1.0)

@@ -31,6 +31,8 @@ FloatArray = npt.NDArray[np.float64]
 
 # How far below -G_k a requirement may fall and count as -G_k [share of size], which is what rounding leaves.
 _ROUNDED = 1e-9
+# How near to -G_k [share of size] a solver's p_k is that stands there.
+_IDLE = 1e-6
 # Demand balances to this share of size, or to what some last places of c move it by.
 _TOLERANCE, _UNIT = 1e-14, 2e-16
 # Newton alone for some rounds; from then on every other trial is the middle of the bracket.
@@ -142,6 +144,12 @@ class Aggregators:
             problem = "the net requirement is not a finite number" if not np.isfinite(value) else least
             faults.append(Fault("net requirements", problem, self.names[k], "p_kw", value, "raise p_k"))
         return faults
+
+    def at_most_wanted(self, p_kw: FloatArray, multiplier: FloatArray) -> FloatArray:
+        """c_k (..., K) [$/kWh] from a multiplier of the balance at `p_kw` [kW]: at p_k = -G_k, where anything from
+        max_i u_i'(0) up to the price of the bus supports that nobody consumes, the least of them, as `unit_costs`."""
+        idle = p_kw - self.lowest_kw <= _IDLE * np.maximum(1.0, -self.lowest_kw)
+        return np.asarray(np.where(idle, np.minimum(multiplier, self.highest), multiplier) + 0.0)  # no -0.0
 
     def bracket(self, consumed_kw: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Bounds of c_k where agents consume `consumed_kw` (..., K) together: least and greatest u' at equal shares."""

@@ -251,7 +251,7 @@ class _Printed(_Auctions):
         super().__init__(everyone, p, c, tol)
         self.money = np.zeros(len(self.g))
         self.start = np.maximum(np.abs(c), 1e-300)
-        self.past: list[FloatArray] = []
+        self.past = np.empty((0, len(c)))
 
     def round(self) -> None:
         self.turn += 1
@@ -279,9 +279,12 @@ class _Printed(_Auctions):
 
     def find_cycles(self) -> None:
         """Ends auctions whose unit cost repeats with a period of 2 to MAX_PERIOD, the shortest first."""
-        self.past = [*self.past, self.c][-2 * MAX_PERIOD :]
-        past = np.array(self.past)
+        past = self.past = np.concatenate([self.past, self.c[None]])[-2 * MAX_PERIOD :]
+        # most rounds are nowhere near an earlier one, which one look at all of them tells
+        near = (np.abs(past[:-1] - past[-1]) <= _REPEATS * np.ptp(past, axis=0)) & self.running
         for period in range(2, min(MAX_PERIOD, len(past) // 2) + 1):
+            if not near[-period].any():
+                continue
             last = past[-period:]
             swing = np.ptp(last, axis=0)
             repeats = np.max(np.abs(last - past[-2 * period : -period]), axis=0) <= _REPEATS * swing

@@ -15,8 +15,9 @@ zero only where nothing is imported: a microgrid that imports at c0 has no equil
 hovers around c = c0, where F is a half-space that turns with every c (no import at all where every c is below c0), at
 a distance that depends on eta.
 
-The natural residual is that of the printed QVI, max |p - P_F(p)(p + eta c(p))| / eta. COP (10) with c = c(p) is a third
-problem, not convex, and solved locally (`cop10`).
+The natural residual is that of the printed QVI, max |p - P_F(p)(p + eta c(p))| / eta, judged with an eta of the size
+of the demand curves whatever step the iteration takes: that of any p falls to nil as eta grows. COP (10) with c =
+c(p) is a third problem, not convex, and solved locally (`cop10`).
 Reference: Das, Faqiry, Zarabie and Wu, Algorithms 1-2, eq. (10)-(16).
 """
 
@@ -32,11 +33,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from mktopt.agents.aggregators import Aggregators
 from mktopt.agents.algorithm1 import run_algorithm1
 from mktopt.agents.dso import Point, Step, TwoLevel
-from mktopt.agents.dso_methods import solve_auction
+from mktopt.agents.dso_methods import solve_auction, too_long
 from mktopt.agents.dso_run import CONVERGED, NO_EQUILIBRIUM, PATIENCE, STOPPED, Iterate, Outcome, run
-from mktopt.errors import MktoptError, SolverError, unknown_name
+from mktopt.errors import MktoptError, SolverError, UnboundedError, unknown_name
 from mktopt.formulations.gne import AGGREGATORS, satiable
 from mktopt.formulations.gne_printed import budget_step
 from mktopt.formulations.gne_printed import cop10 as declared_cop10
@@ -50,6 +52,8 @@ FloatArray = npt.NDArray[np.float64]
 _SHARES = np.r_[1e-6, np.linspace(0.04, 0.96, 24), 0.99, 0.999]
 _BISECTIONS = 40
 _NOTHING = 1e-9
+# What Algorithm 1 gets inside of Algorithm 2; as printed it has converged or come back long before, or never does.
+_ROUNDS = 500
 
 
 def algorithm2(
@@ -62,11 +66,12 @@ def algorithm2(
 ) -> Outcome:
     """Algorithm 2 as printed on `problem`, with the verdict on what it does.
 
-    aggregator: how c(p) is found: 'exact', or Algorithm 1 'damped' or as printed ('paper'), whose last cost counts
-    where it does not converge; eta: the fixed step [kW per $/kWh], None for the inverse of the median slope of demand
-    at the start; tol: natural residual of the printed QVI [$/kWh]; max_iterations: 300 by default; start: None for
-    `problem.start()`. An iteration that hovers or cycles although no equilibrium of the printed QVI exists has the
-    verdict 'no equilibrium', with the argument in `message`. Raises UnknownNameError and what steps raise.
+    aggregator: how c(p) is found: 'exact', or Algorithm 1 'damped' or as printed ('paper'), of 500 rounds at most,
+    whose last cost counts where it does not converge; eta: the fixed step [kW per $/kWh], None for the inverse of the
+    median slope of demand at the start; tol: natural residual of the printed QVI [$/kWh]; max_iterations: 300 by
+    default; start: None for `problem.start()`. An iteration that hovers, cycles or diverges where the search of
+    `own_equilibria` finds no solution of the printed QVI has the verdict 'no equilibrium', with the argument in
+    `message`. Raises UnknownNameError and what steps raise.
     """
     if aggregator not in AGGREGATORS:
         raise unknown_name("aggregator", aggregator, AGGREGATORS)
@@ -86,16 +91,13 @@ class _Printed(TwoLevel):
 
     def __init__(self, problem: TwoLevel, eta: float, aggregator: str) -> None:
         self.__dict__.update(problem.__dict__)
-        self._problem, self.eta, self.aggregator, self.failures = problem, eta, aggregator, ""
+        self._people = Aggregators(problem.prosumers)
+        self.eta, self.aggregator, self.failures = eta, aggregator, ""
         with self.effort.spent("compile"):
             extra = declaration_of(problem.model).extra
             self.model = budget_step(problem.network, problem.prosumers, problem.flow, extra)
             self.session = sharp_session(self.model, *problem.session_options)
         self._place()
-
-    def typical_eta(self, c: FloatArray) -> float:
-        """The step as it was given."""
-        return self.eta
 
     def replies(self, used_kw: FloatArray) -> FloatArray:
         """c(p), or what Algorithm 1 ends with; also noted where it did not converge."""
@@ -104,7 +106,7 @@ class _Printed(TwoLevel):
         p = np.maximum(used_kw, self.lowest_kw)
         with self.effort.spent("aggregators"):
             self.effort.answers += 1
-            found = [run_algorithm1(self.prosumers, row, method=self.aggregator) for row in p]
+            found = [run_algorithm1(self._people, row, method=self.aggregator, max_rounds=_ROUNDS) for row in p]
         failed = sum(int((~one.converged).sum()) for one in found)
         words = sorted({verdict.value for one in found for verdict in one.verdicts[~one.converged]})
         self.failures = ""
@@ -125,7 +127,11 @@ def _iterates(printed: _Printed, point: Point) -> Iterator[Iterate]:
         if not np.isfinite(point.unit_costs).all():
             yield Iterate(point, np.inf, printed.eta, "Algorithm 1 ended without a unit cost")
             return
-        step = printed.projected(point.used_kw, point.unit_costs, printed.eta)
+        try:
+            step = printed.projected(point.used_kw, point.unit_costs, printed.eta)
+        except (UnboundedError, SolverError) as error:
+            yield Iterate(point, last=too_long(printed.eta, error))
+            return
         residual = float(np.abs(step.used_kw - point.used_kw).max(initial=0.0)) / printed.eta
         yield Iterate(point, residual, printed.eta)
         point = printed.reached(step)
@@ -138,8 +144,8 @@ def _explained(problem: TwoLevel, printed: _Printed, outcome: Outcome, tol: floa
     distance = float(np.abs(recent - default.p_kw).max())
     where = f"in the end up to {distance:.4g} kW from the optimum with the import's cost, with eta {printed.eta:.4g}"
     own = own_equilibria(problem)
-    known = "an equilibrium exists all the same: " if own.exists else ""
-    message = f"{outcome.verdict}: {outcome.message}; {where}; {known}{own.argument}"
+    known = "an equilibrium exists all the same, " if own.exists else ""
+    message = f"{outcome.message}; {where}; {known}{own.argument}"
     none = own.exists is False and outcome.verdict != STOPPED
     return replace(outcome, verdict=NO_EQUILIBRIUM if none else outcome.verdict, message=message)
 
@@ -149,8 +155,9 @@ def _explained(problem: TwoLevel, printed: _Printed, outcome: Outcome, tol: floa
 
 @dataclass(frozen=True, eq=False)
 class OwnEquilibria:
-    """Whether the printed QVI has solutions. exists: None where that is not decided; argument: why, in words; points:
-    those found; scan: share (c0' / c0), period, budget [$/h], import_kw, max_cost, for the optima p(c0')."""
+    """Whether the printed QVI has solutions. exists: whether the search found one, None where it does not apply;
+    argument: why, in words; points: those found; scan: share (c0' / c0), period, budget [$/h], import_kw,
+    max_cost, for the optima p(c0')."""
 
     exists: bool | None
     argument: str
@@ -161,8 +168,8 @@ class OwnEquilibria:
 def own_equilibria(problem: TwoLevel) -> OwnEquilibria:
     """Looks for solutions of the printed QVI along the optima p(c0'), 0 <= c0' < c0; see the module.
 
-    Decided for flows without losses, and grids whose periods do not depend on each other, by the sign of the budget at
-    27 prices and bisection between.
+    For flows without losses, and grids whose periods do not depend on each other, by the sign of the budget at 27
+    prices and bisection between: what is found is one; that none is found is strong evidence, no proof.
     """
     empty = pd.DataFrame(columns=["share", "period", "budget", "import_kw", "max_cost"])
     first = problem.start()
@@ -196,7 +203,9 @@ def own_equilibria(problem: TwoLevel) -> OwnEquilibria:
         return OwnEquilibria(False, _refusal(problem, budgets[:, t], path, t), (), scan)
     share = _roots(problem, free, change, path)
     found = _optimum(problem, share, path[0])
-    argument = f"at c0' = {_listed(share * problem.c0)} $/kWh, import {_listed(found.import_kw)} kW"
+    where = f"the optimum at c0' = {_listed(share * problem.c0)} $/kWh"
+    where = "the optimum of an import that costs nothing, where the budget does not bind" if free.all() else where
+    argument = f"{where}: import {_listed(found.import_kw)} kW"
     return OwnEquilibria(True, argument, (found,), scan)
 
 
@@ -205,9 +214,10 @@ def _refusal(problem: TwoLevel, budget: FloatArray, path: list[Point], t: int) -
     low, high = float(budget.min()), float(budget.max())
     sign = "loses" if high < 0 else "earns"
     return (
-        f"no equilibrium exists (period {t}): its QVI is solved only by an optimum for a price of import c0' below"
-        f" c0 = {c0:g} $/kWh at which the DSO's budget is zero, and at all {len(budget)} tried it {sign} money"
-        f" ({low:.4g} to {high:.4g} $/h, imports {path[0].import_kw[t]:.4g} to {path[-1].import_kw[t]:.4g} kW)"
+        f"a search found no equilibrium (period {t}): the printed QVI is solved only by an optimum for a price of"
+        f" import c0' below c0 = {c0:g} $/kWh at which the DSO's budget is zero, and at all {len(budget)} prices tried"
+        f" it {sign} money ({low:.4g} to {high:.4g} $/h, imports {path[0].import_kw[t]:.4g} to"
+        f" {path[-1].import_kw[t]:.4g} kW); between them it was not looked for"
     )
 
 
@@ -321,8 +331,9 @@ def _reported(
     seconds: float,
 ) -> Outcome:  # fmt: skip
     point = path[-1]
-    printed = _Printed(problem, problem.typical_eta(point.unit_costs), "exact")
-    residual, step = printed.residual(point, printed.eta)
+    eta = problem.typical_eta(point.unit_costs)
+    printed = _Printed(problem, eta, "exact")
+    residual, step = printed.residual(point, eta)
     budget = _budget(problem, point)
     turnover = float((np.abs(point.unit_costs * point.p_kw)).sum()) + _NOTHING
     complete = len(rows) == len(_RELAXATIONS)
@@ -341,7 +352,7 @@ def _reported(
         method="cop10", p_kw=point.p_kw, unit_costs=np.maximum(point.unit_costs, 0.0), import_kw=point.import_kw,
         used_kw=point.used_kw,
         consumption_kw=problem.consumption(point.unit_costs), welfare=point.welfare, residual=residual,
-        eta=printed.eta, iterations=len(rows), verdict=verdict, message=said, local=True, trace=trace,
+        eta=eta, iterations=len(rows), verdict=verdict, message=said, local=True, trace=trace,
         p_path=np.array([one.p_kw for one in path]), c_path=np.array([one.unit_costs for one in path]),
         seconds={**default.seconds, "total": seconds}, steps=default.steps + 1, answers=default.answers, step=step,
     )  # fmt: skip

@@ -27,6 +27,8 @@ from mktopt.networks.prosumers import Prosumers
 FloatArray = npt.NDArray[np.float64]
 
 _TRIALS = 40
+# Answers whose consumption may still be asked for: those of the last trials.
+_REMEMBERED = 100
 _SHARES = (1.0, 0.75, 0.5, 0.25, 0.1, 0.0)
 
 
@@ -92,6 +94,8 @@ class Anticipating:
                 f"aggregator '{self.taking.names[at[-1]]}' at p = {found.p_kw[at]:.6g} kW: {found.verdicts[at].value};"
                 " give it more agents of that kind, or clear with anticipating=False"
             )
+        while len(self._answers) >= _REMEMBERED:
+            self._answers.pop(next(iter(self._answers)))
         self._answers[found.unit_costs.tobytes()] = found.net_kw + self.taking.prosumers.generation_kw
         return found.unit_costs
 

@@ -247,6 +247,15 @@ class TwoLevel:
         step = self.projected(point.used_kw, point.unit_costs, eta)
         return float(np.abs(step.used_kw - point.used_kw).max(initial=0.0)) / eta, step
 
+    def confirmed(self, point: Point, eta: float) -> Step:
+        """The step from a point near the equilibrium whose multipliers are nearest to the unit costs that it leads to.
+
+        A step with slope w prices k at c_k(p) + w_k (p_k - p+_k), which is c_k(p+) but for terms of second order where
+        w_k is the slope of demand; aggregators whose demand is flatter than most take 1/eta, and hardly move.
+        """
+        w = np.maximum(self.curvature(point.unit_costs), 1.0 / eta)
+        return self.step(point.unit_costs + w * point.used_kw, w)
+
     def start(self) -> Point:
         """A feasible point: that next to what all would take at c0, which is the equilibrium where no limit binds."""
         c = np.repeat(np.maximum(self.c0, 1e-6)[:, None], len(self.lowest_kw), axis=1)

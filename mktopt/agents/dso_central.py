@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mktopt.agents.aggregators import Aggregators
 from mktopt.agents.dso import TwoLevel
 from mktopt.agents.dso_run import CONVERGED, STOPPED, Outcome
 from mktopt.clearing.diagnosis import refuse_unsolved
@@ -49,6 +50,7 @@ def solve_central(
     x = np.maximum(table(program.values(solution.x, model.consumption_kw.values())), 0.0)
     rows = program.row_indices(model.coupling.values())
     costs = table(welfare_duals(program, solution)[rows]) / problem.hours[:, None]
+    costs = Aggregators(problem.prosumers).at_most_wanted(p, costs)
     used = np.minimum(p, problem.net_kw(x))
     point = problem.answered(p, program.values(solution.x, model.import_kw.values()), used)
     eta = problem.typical_eta(point.unit_costs)

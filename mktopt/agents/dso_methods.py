@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from mktopt.agents.dso import Point, Step, TwoLevel
 from mktopt.agents.dso_run import Iterate, Outcome, run
-from mktopt.errors import FormulationError, unknown_name
+from mktopt.errors import FormulationError, SolverError, UnboundedError, unknown_name
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -117,10 +117,22 @@ def projection(problem: TwoLevel, point: Point) -> Iterator[Iterate]:
 def fixed_step(problem: TwoLevel, point: Point, eta: float) -> Iterator[Iterate]:
     """Projected gradient with the same step always, which may be too long."""
     while True:
-        step = problem.projected(point.used_kw, point.unit_costs, eta)
+        try:
+            step = problem.projected(point.used_kw, point.unit_costs, eta)
+        except (UnboundedError, SolverError) as error:
+            yield Iterate(point, last=too_long(eta, error))
+            return
         residual = float(np.abs(step.used_kw - point.used_kw).max(initial=0.0)) / eta
         yield Iterate(point, residual, eta)
         point = problem.reached(step)
+
+
+def too_long(eta: float, error: Exception) -> str:
+    """What is said where the solver has no answer to a step of length eta."""
+    return (
+        f"the solver has no answer to a step of eta = {eta:g} kW per $/kWh ({type(error).__name__}): take a shorter"
+        " one, or leave eta out"
+    )
 
 
 def extragradient(problem: TwoLevel, point: Point) -> Iterator[Iterate]:

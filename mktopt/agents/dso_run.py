@@ -6,7 +6,7 @@ A method is a generator of `Iterate`s (`mktopt.agents.dso_methods`, `mktopt.agen
     cycles       the iterates come back after n of them, with a residual above tol
     hovers       the residual neither falls nor grows any more
     diverges     the residual or the allocation grows beyond every bound
-    no equilibrium   it does not converge, and there is nothing to converge to (Algorithm 2 as printed)
+    no equilibrium   it does not converge, and a search found nothing to converge to (Algorithm 2 as printed)
     stopped      the iterations are used up, or the accuracy of the numbers is, with a residual above tol
 """
 
@@ -58,8 +58,8 @@ class Outcome:
     what to do; period: of a cycle, else 0; local: whether the flow is not convex, so that another equilibrium may
     exist. trace: iteration, welfare, residual, eta, import_kw (mean over the periods), min_cost, max_cost; p_path,
     c_path: (iterations + 1, T, K). seconds: compile (once per `TwoLevel`), steps, aggregators, total; steps,
-    answers: how often the grid and the aggregators were asked. step: the last step from the point found, whose
-    `solution` has the multipliers of the rows of `TwoLevel.program`.
+    answers: how often the grid and the aggregators were asked. step: the last step from the point found,
+    `TwoLevel.confirmed`, whose `solution` has the multipliers of the rows of `TwoLevel.program`.
     """
 
     method: str
@@ -108,18 +108,17 @@ def run(
     counts = problem.effort.steps, problem.effort.answers
     story = Story(tol, wild, (lambda p: problem.curvature(problem.replies(p))) if advise else None)
     for number, iterate in enumerate(iterates):
-        residual, eta = iterate.residual, iterate.eta
-        if residual is None or eta is None or residual <= tol:
-            eta = problem.typical_eta(iterate.point.unit_costs)
-            residual, _ = problem.residual(iterate.point, eta)
+        known = iterate.residual is not None and iterate.eta is not None and iterate.residual > tol
+        residual, eta = _residual_of(problem, iterate, known)
         story.add(iterate.point, residual, eta)
         if story.verdict or iterate.last or number >= max_iterations:
             break
     point = story.points[-1]
     if not story.verdict:
         story.close(iterate.last)
-    eta = problem.typical_eta(point.unit_costs)
-    residual, step = problem.residual(point, eta)
+    if known:
+        residual, eta = _residual_of(problem, iterate, False)
+    step = problem.confirmed(point, eta)
     seconds = {part: spent - before[part] for part, spent in problem.effort.seconds.items()}
     seconds["compile"] = problem.effort.seconds["compile"]
     seconds["total"] = time.perf_counter() - began
@@ -133,6 +132,14 @@ def run(
         steps=problem.effort.steps - counts[0], answers=problem.effort.answers - counts[1], step=step,
         period=story.period,
     )  # fmt: skip
+
+
+def _residual_of(problem: TwoLevel, iterate: Iterate, known: bool) -> tuple[float, float]:
+    """(natural residual [$/kWh], its eta [kW per $/kWh]) of an iterate: as the method knows it, or measured."""
+    if known and iterate.residual is not None and iterate.eta is not None:
+        return iterate.residual, iterate.eta
+    eta = problem.typical_eta(iterate.point.unit_costs)
+    return problem.residual(iterate.point, eta)[0], eta
 
 
 class Story:

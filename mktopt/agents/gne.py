@@ -25,12 +25,14 @@ from mktopt.agents.anticipating import Anticipating, by_residual, first_point
 from mktopt.agents.dso import Oracle, TwoLevel
 from mktopt.agents.dso import Point as Start
 from mktopt.agents.dso_methods import ITERATIONS, solve_auction
-from mktopt.agents.dso_run import Outcome
+from mktopt.agents.dso_run import NO_EQUILIBRIUM, STOPPED, Outcome
 from mktopt.agents.dso_run import run as run_method
 from mktopt.clearing.diagnosis import refuse_unsolved
-from mktopt.clearing.equilibrium import CENTRAL, UPSTREAM, Equilibrium, Found, Point, tabulate_equilibrium
+from mktopt.clearing.equilibrium import CENTRAL, Equilibrium, Found, tabulate_equilibrium
+from mktopt.clearing.equilibrium_tables import UPSTREAM, Point
 from mktopt.clearing.result import Clearing, FloatArray
 from mktopt.errors import DataError, Fault, FormulationError
+from mktopt.formulations.gne import PRINTED, TOLERANCE
 from mktopt.formulations.market import Declaration, declaration_of, own_rows
 from mktopt.networks.prosumers import Prosumers
 from mktopt.solvers import compile
@@ -41,8 +43,6 @@ from mktopt.solvers.solution import Has, Solution, Status, Stopped
 
 NEWTON = "newton"
 _MOST = 200  # iterations of agents that anticipate
-# Methods of problems of their own, as printed: the multipliers of their steps are no prices of the default problem.
-PRINTED = ("paper", "cop10")
 # A natural residual [$/kWh] that is a matter of digits.
 _CLOSE = 1e-6
 # How much stiffer than the demand curves the step is that shows the grid at a given p.
@@ -140,15 +140,16 @@ def _central(
     x = np.clip(solution.x, program.lower, program.upper)
     duals = welfare_duals(program, solution)
     at = program.row_indices(model.coupling.values())
+    aggregators, p_kw = Aggregators(prosumers), _table(program.values(x, model.p_kw.values()), hours)
     point = Point(
-        p_kw=_table(program.values(x, model.p_kw.values()), hours),
-        unit_cost=_table(duals[at], hours) / hours[:, None],
+        p_kw=p_kw,
+        unit_cost=aggregators.at_most_wanted(p_kw, _table(duals[at], hours) / hours[:, None]),
         import_kw=program.values(x, model.import_kw.values()),
         consumption_kw=_table(program.values(x, model.consumption_kw.values()), hours),
         grid={v.name: value for v, value in zip(program.variables, x.tolist(), strict=True)},
         duals=_named_duals(program, solution),
     )
-    slopes = np.abs(Aggregators(prosumers).slopes(point.unit_cost))
+    slopes = np.abs(aggregators.slopes(point.unit_cost))
     equilibrium = Equilibrium(
         method=CENTRAL, aggregator="declared", verdict="converged", converged=True, residual=float("nan"),
         eta=1.0 / float(np.median(slopes[slopes > 0])) if (slopes > 0).any() else 1.0,
@@ -209,13 +210,15 @@ def _price_taking(declaration: Declaration, problem: TwoLevel, outcome: Outcome)
 def _shortfall(outcome: Outcome) -> str:
     """What a reader must know of an outcome that did not converge; close by, it is a matter of digits."""
     what = "no equilibrium was found" if outcome.residual > _CLOSE else "not as near to the equilibrium as was asked"
-    return f"{what}: {outcome.verdict}; {outcome.message}"
+    verdict = "" if outcome.verdict == NO_EQUILIBRIUM else f"{outcome.verdict}; "
+    return f"{what}: {verdict}{outcome.message}"
 
 
 def _status(outcome: Outcome) -> Status:
     if outcome.converged:
         return Status(Stopped.OPTIMAL, Has.LOCAL if outcome.local else Has.OPTIMAL)
-    return Status(Stopped.ITERATION_LIMIT, Has.FEASIBLE)
+    # what cycles, hovers or diverges was ended by its verdict, not by a limit
+    return Status(Stopped.ITERATION_LIMIT if outcome.verdict == STOPPED else Stopped.INTERRUPTED, Has.FEASIBLE)
 
 
 def _named_duals(program: Program, solution: Solution) -> dict[str, float]:
@@ -257,6 +260,10 @@ def _refuse_idle_options(options: Mapping[str, Any]) -> None:
         )
     if options["eta"] is not None and method in (CENTRAL, "cop10"):
         raise FormulationError(f"method '{method}' takes no steps; eta belongs to methods 'projection' and 'paper'")
+    if method == CENTRAL and (options["max_iterations"] is not None or options["tol"] != TOLERANCE):
+        raise FormulationError(
+            "method 'central' is one solve, to which tol and max_iterations do not apply; pass solver_options"
+        )
     if options["anticipating"] and method not in (NEWTON, "extragradient"):
         raise FormulationError(
             f"unit costs that agents anticipate are no gradient of welfare, which method '{method}' climbs; with "
@@ -281,10 +288,17 @@ def _refuse_later_changes(model: Any, problem: TwoLevel) -> None:
                 f"constraint '{row.name}' was added to the model after mktopt.build, where an iteration does not see "
                 "it; pass it as extra=[function], or use method='central'"
             )
-    held = {variable.name for variable in problem.model.component_data_objects(pyo.Var) if variable.fixed}
-    for variable in model.component_data_objects(pyo.Var):
-        if variable.fixed and variable.name not in held:
-            raise FormulationError(
-                f"variable '{variable.name}' was fixed after mktopt.build, which an iteration does not see; use "
-                "method='central', or an extra constraint on p_kw, import_kw or grid"
-            )
+    limits = {variable.name: _limits(variable) for variable in problem.model.component_data_objects(pyo.Var)}
+    changed = [v for v in model.consumption_kw.values() if _limits(v) != (0.0, None, None)]
+    for component in (model.p_kw, model.import_kw, *model.grid.component_objects(pyo.Var)):
+        changed += [v for v in component.values() if _limits(v) != limits.get(v.name)]
+    for variable in changed[:1]:
+        raise FormulationError(
+            f"variable '{variable.name}' was fixed or bounded after mktopt.build, which an iteration does not see; "
+            "use method='central', or an extra constraint on p_kw, import_kw or grid"
+        )
+
+
+def _limits(variable: Any) -> tuple[Any, Any, Any]:
+    """Lower and upper limit, and the value that it is held at; None where there is none."""
+    return variable.lb, variable.ub, variable.value if variable.fixed else None

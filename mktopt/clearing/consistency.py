@@ -27,21 +27,28 @@ def disagreement(
         _faced_prices(clearing, evidence, found.pull),
         loadings_agree(clearing),
         _reactive(clearing),
-        _slacks(clearing, evidence, x),
+        slacks_agree(clearing, evidence, x),
     )
 
 
 def names_agree(clearing: Clearing, evidence: Evidence) -> bool:
     """Whether every table has the rows that it must have, in their sequence."""
-    network, orders = clearing.network, clearing.orders.orders
+    orders = clearing.orders.orders
+    keys = ["order", "participant", "bus", "side", "period"]
+    traded = _same_names(clearing.dispatch, orders[keys]) and _same_names(
+        clearing.order_prices, orders[["order", "period"]]
+    )
+    return traded and grid_names_agree(clearing, evidence)
+
+
+def grid_names_agree(clearing: Clearing, evidence: Evidence) -> bool:
+    """Whether the tables of the grid and of the user's constraints have the rows that they must have."""
+    network = clearing.network
     per_bus = _product(network.buses["bus"], "bus", len(network.hours))
     per_branch = _product(network.lines["branch"], "branch", len(network.hours))
-    keys = ["order", "participant", "bus", "side", "period"]
     own = pd.DataFrame({"name": [row.parent_component().name for row in evidence.own]})
     pairs = [
         (clearing.prices, per_bus),
-        (clearing.dispatch, orders[keys]),
-        (clearing.order_prices, orders[["order", "period"]]),
         (clearing.constraints, own),
         (clearing.flows, per_branch if evidence.model.grid.component("p_kw") is not None else per_branch[:0]),
     ]
@@ -50,10 +57,12 @@ def names_agree(clearing: Clearing, evidence: Evidence) -> bool:
             return False
         if table is not None:
             pairs.append((table, per_bus))
-    return all(
-        len(table) == len(expected) and bool((table[column].to_numpy() == expected[column].to_numpy()).all())
-        for table, expected in pairs
-        for column in expected
+    return all(_same_names(table, expected) for table, expected in pairs)
+
+
+def _same_names(table: pd.DataFrame, expected: pd.DataFrame) -> bool:
+    return len(table) == len(expected) and all(
+        bool((table[column].to_numpy() == expected[column].to_numpy()).all()) for column in expected
     )
 
 
@@ -140,7 +149,7 @@ def _reactive(clearing: Clearing) -> FloatArray:
     return np.where(has_range(orders), 0.0, np.abs(kvar - due) / size)
 
 
-def _slacks(clearing: Clearing, evidence: Evidence, x: FloatArray) -> FloatArray:
+def slacks_agree(clearing: Clearing, evidence: Evidence, x: FloatArray) -> FloatArray:
     """Slacks of the user's rows against their expressions."""
     body = Expressions([row.body for row in evidence.own], evidence.variables)
     value = body.value(x)

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import pyomo.environ as pyo
 
+from mktopt.clearing.equilibrium_tables import Point, agents_table, aggregators_table, dispatch_table, faced_prices
 from mktopt.clearing.frames import bus_frame, constraint_frame, flow_frame, relaxation_frame, slack_cones, voltage_frame
 from mktopt.clearing.reactive import balance_rows
 from mktopt.clearing.result import Clearing, Evidence, FloatArray
@@ -34,9 +35,7 @@ from mktopt.solvers import solve as solve_program
 from mktopt.solvers.prices import orientation
 from mktopt.solvers.solution import Has, Solution, Status, Stopped
 
-UPSTREAM, CENTRAL = "upstream", "central"
-# Below this share of the largest trade nobody trades.
-_IDLE = 1e-9
+CENTRAL = "central"
 
 
 @dataclass(frozen=True)
@@ -74,24 +73,6 @@ class Equilibrium:
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
-    """Where an iteration ended. T periods, K aggregators, N agents.
-
-    p_kw, unit_cost: (T, K); import_kw: (T,); consumption_kw: (T, N); grid: values of the grid's variables and duals of
-    its rows (welfare [$] gained per unit of right-hand side), by name as in the declared model; priced: whether those
-    duals are prices that belong to this point.
-    """
-
-    p_kw: FloatArray
-    unit_cost: FloatArray
-    import_kw: FloatArray
-    consumption_kw: FloatArray
-    grid: Mapping[str, float]
-    duals: Mapping[str, float]
-    priced: bool = True
-
-
-@dataclass(frozen=True, eq=False)
 class Found:
     """What belongs to a result beside its numbers: status, the solver's name and options, times, notes."""
 
@@ -119,24 +100,26 @@ def tabulate_equilibrium(
     _give(model, point)
     evidence = _evidence(model, declaration, point)
     prices = _prices(declaration, evidence, point)
-    faced = _faced(model, declaration, prosumers, point, evidence)
-    agents = _agents(declaration, prosumers, point, faced)
+    own = evidence.program.row_indices(evidence.own)
+    charge = evidence.program.jacobian(evidence.values)[own].T @ evidence.multipliers[own]
+    faced = faced_prices(prosumers, declaration.network.hours, point.unit_cost, evidence, charge)
+    network, hours = declaration.network, declaration.network.hours
+    agents = agents_table(prosumers, hours, point, faced)
     relaxation = relaxation_frame(model, declaration)
-    dispatch = _dispatch(declaration, agents, point, equilibrium)
-    hours = declaration.network.hours
+    dispatch = dispatch_table(network, agents, point, np.array(equilibrium.c0))
     spent = float(np.sum(hours * np.array(equilibrium.c0) * point.import_kw))
     return Clearing(
         prices=bus_frame(declaration, "price", prices),
         dispatch=dispatch,
         flows=flow_frame(model, declaration),
         voltages=voltage_frame(model, declaration),
-        constraints=constraint_frame(evidence.own, evidence.program, evidence.solution),
+        constraints=_constraints(evidence, point),
         order_prices=dispatch[["order", "period"]].assign(order_price=np.r_[faced.T.ravel(), equilibrium.c0]),
         welfare=float(agents["utility"].sum()) - spent,
         status=found.status,
         mechanism=declaration.mechanism,
         flow=declaration.flow.name,
-        network=declaration.network,
+        network=network,
         orders=declaration.orders,
         options=dict(declaration.options),
         flow_options=dict(declaration.flow.options),
@@ -149,7 +132,7 @@ def tabulate_equilibrium(
         relaxation=relaxation,
         prosumers=prosumers,
         agents=agents,
-        aggregators=_aggregators(declaration, prosumers, agents, point),
+        aggregators=aggregators_table(prosumers, hours, agents, point),
         trace=trace,
         equilibrium=equilibrium,
     )
@@ -226,8 +209,17 @@ def _prices(declaration: Declaration, evidence: Evidence, point: Point) -> Float
         dual = np.append(evidence.multipliers, np.nan)[evidence.balance]
         return np.asarray(-dual * evidence.balance_sign / np.tile(network.hours, network.n_buses))
     prices = np.full((network.n_buses, len(network.hours)), np.nan)
-    prices[network.bus_positions(prosumers.aggregators["bus"])] = point.unit_cost.T
+    at = network.bus_positions(prosumers.aggregators["bus"])
+    prices[at] = point.unit_cost.T
+    apart = np.abs(prices[at] - point.unit_cost.T).max(axis=1) > 1e-9 * np.abs(point.unit_cost).max()
+    prices[at[apart]] = np.nan  # aggregators of one bus that do not agree
     return prices.ravel()
+
+
+def _constraints(evidence: Evidence, point: Point) -> pd.DataFrame:
+    """Table `constraints`; a method without prices has none for the rows of the user's own either."""
+    table = constraint_frame(evidence.own, evidence.program, evidence.solution)
+    return table if point.priced else table.assign(dual=np.nan)
 
 
 def _reactive_prices(declaration: Declaration, evidence: Evidence, point: Point) -> pd.DataFrame | None:
@@ -236,106 +228,3 @@ def _reactive_prices(declaration: Declaration, evidence: Evidence, point: Point)
     dual = np.append(evidence.multipliers, np.nan)[evidence.balance_q]
     hours = np.tile(declaration.network.hours, declaration.network.n_buses)
     return bus_frame(declaration, "price", -dual * evidence.balance_q_sign / hours)
-
-
-def _faced(
-    model: Any, declaration: Declaration, prosumers: Prosumers, point: Point, evidence: Evidence
-) -> FloatArray:
-    """What each agent faces [$/kWh], shape (T, N): its unit cost, plus what rows of the user's own charge it."""
-    hours = declaration.network.hours
-    faced = point.unit_cost[:, prosumers.group]
-    rows = evidence.program.row_indices(evidence.own)
-    if len(rows):
-        columns = evidence.program.columns(model.consumption_kw.values())
-        free = columns >= 0
-        pull = evidence.program.jacobian(evidence.values)[rows].T @ evidence.multipliers[rows]
-        more = np.where(free, pull[columns], 0.0).reshape(len(prosumers), len(hours)).T
-        faced = faced + more / hours[:, None]
-    return faced
-
-
-# -- tables ---------------------------------------------------------------------------------------------------------
-
-
-def _agents(
-    declaration: Declaration, prosumers: Prosumers, point: Point, faced: FloatArray
-) -> pd.DataFrame:
-    """Table `agents`, agent by agent and period within."""
-    hours, periods = declaration.network.hours[:, None], len(declaration.network.hours)
-    x, cost = point.consumption_kw, point.unit_cost[:, prosumers.group]
-    p = x - prosumers.generation_kw
-    idle = np.abs(p) <= _IDLE * np.abs(p).max(initial=0.0)
-    utility, payment = hours * prosumers.utility(x), hours * cost * p
-    gain = hours * deviation_gain(prosumers, x, faced)
-    table = prosumers.table
-    columns = {
-        "role": np.where(idle, "idle", np.where(p > 0, "buyer", "seller")),
-        "p_kw": p,
-        "consumption_kw": x,
-        "generation_kw": np.broadcast_to(prosumers.generation_kw, p.shape),
-        "unit_cost": cost,
-        "payment": payment,
-        "utility": utility,
-        "payoff": utility - payment,
-        "gain": gain,
-    }
-    return pd.DataFrame({
-        **{name: np.repeat(table[name].to_numpy(), periods) for name in ("agent", "aggregator", "bus")},
-        "period": np.tile(np.arange(periods), len(prosumers)),
-        **{name: values.T.ravel() for name, values in columns.items()},
-    })  # fmt: skip
-
-
-def deviation_gain(prosumers: Prosumers, consumption_kw: FloatArray, price: FloatArray) -> FloatArray:
-    """What each agent could still gain in u(x) - price (x - g) by another x >= 0 [$/h], shapes (..., agents); infinite
-    where its demand at the price has no end."""
-    best = prosumers.demand_at(price)
-    with np.errstate(invalid="ignore"):
-        gain = prosumers.utility(best) - prosumers.utility(consumption_kw) - price * (best - consumption_kw)
-    return np.where(np.isfinite(best), np.maximum(gain, 0.0), np.inf)
-
-
-def _aggregators(
-    declaration: Declaration, prosumers: Prosumers, agents: pd.DataFrame, point: Point
-) -> pd.DataFrame:
-    """Table `aggregators`, aggregator by aggregator and period within."""
-    table, periods = prosumers.aggregators, len(declaration.network.hours)
-    size = len(table) * periods
-    at = (prosumers.group[:, None] * periods + np.arange(periods)).ravel()
-    p = agents["p_kw"].to_numpy()
-
-    def total(values: Any) -> FloatArray:
-        return np.asarray(np.bincount(at, np.asarray(values, dtype=float), size))
-
-    return pd.DataFrame({
-        "aggregator": np.repeat(table["aggregator"].to_numpy(), periods),
-        "bus": np.repeat(table["bus"].to_numpy(), periods),
-        "period": np.tile(np.arange(periods), len(table)),
-        "p_kw": point.p_kw.T.ravel(),
-        "unit_cost": point.unit_cost.T.ravel(),
-        "buyers": total(agents["role"] == "buyer").astype(int),
-        "sellers": total(agents["role"] == "seller").astype(int),
-        "bought_kw": total(np.maximum(p, 0.0)),
-        "sold_kw": total(np.maximum(-p, 0.0)),
-        "utility": total(agents["utility"]),
-    })  # fmt: skip
-
-
-def _dispatch(
-    declaration: Declaration, agents: pd.DataFrame, point: Point, equilibrium: Equilibrium
-) -> pd.DataFrame:
-    """The rows of all agents and of the upstream grid, in the columns of every dispatch."""
-    network, c0 = declaration.network, np.array(equilibrium.c0)
-    p, s = agents["p_kw"].to_numpy(), point.import_kw
-    upstream = pd.DataFrame({
-        "order": UPSTREAM, "participant": UPSTREAM, "bus": network.source_bus,
-        "side": np.where(s >= 0, "offer", "bid"), "period": np.arange(len(s)), "quantity_kw": np.abs(s), "price": c0,
-        "payment": -network.hours * c0 * s,
-    })  # fmt: skip
-    own = pd.DataFrame({
-        "order": agents["agent"], "participant": agents["agent"], "bus": agents["bus"],
-        "side": np.where(p >= 0, "bid", "offer"), "period": agents["period"], "quantity_kw": np.abs(p),
-        "price": agents["unit_cost"], "payment": agents["payment"],
-    })  # fmt: skip
-    return pd.concat([own, upstream], ignore_index=True)
-

@@ -8,7 +8,8 @@ the DSO, who at these unit costs takes the p in reach that is worth most. So, wi
     dual, gap     optimality conditions of   max sum_t hours_t (c_t'p_t - c0_t s_t)  over the grid   at the tables'
                   values and multipliers; gap is relative to turnover, None where the grid is not convex
     residual      ||p - P(p + eta (c - c0 1))||_inf / eta, in $/kWh as it stands; P: one more projection onto the grid,
-                  solved for the certificate (with losses the step of `grid_step`); p: what aggregators use
+                  solved for the certificate (with losses the step of `grid_step`); p: what aggregators use; eta: of
+                  the size of the demand curves, since the residual of any p falls to nil as eta grows
     budget        payments of the agents less the import's cost, against the rent that the wires earn at the prices
     tables        greatest disagreement between tables that say the same
 
@@ -20,22 +21,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyomo.environ as pyo
 from pyomo.core.expr import LinearExpression
-from pyomo.core.expr.visitor import identify_variables
 
 from mktopt.clearing.certificate import no_load, rent_of_wires
-from mktopt.clearing.consistency import loadings_agree
-from mktopt.clearing.equilibrium import Equilibrium, deviation_gain, prosumers_of
+from mktopt.clearing.consistency import grid_names_agree, loadings_agree, slacks_agree
+from mktopt.clearing.equilibrium import Equilibrium, prosumers_of
+from mktopt.clearing.equilibrium_figures import WATT, Figures, projection, residual_at
+from mktopt.clearing.equilibrium_tables import (
+    Point,
+    agents_table,
+    aggregators_table,
+    dispatch_table,
+    faced_prices,
+    tables_differ,
+)
 from mktopt.clearing.optimality import Conditions, conditions, max_of, zero_is_feasible
 from mktopt.clearing.result import Clearing, Evidence, FloatArray
+from mktopt.clearing.testimony import multipliers_of, put_grid
 from mktopt.errors import MktoptError
-from mktopt.formulations.gne import grid_step, used_power
+from mktopt.formulations.gne import PRINTED
 from mktopt.formulations.market import declaration_of
-from mktopt.solvers.sessions.sharp import sharp_session
+from mktopt.solvers import compile
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,8 @@ class EquilibriumCertificate:
 
     anticipating: the gain is reported, not asserted. priced: the method has prices for the whole grid; without them
     `dual`, `gap` and `budget` are None and not asserted; `residual` is None where a row of the user's own speaks of
-    single agents, which no projection of p knows. `source` says whether it was evaluated here or read.
+    single agents or was added by a later hand, which no projection of p knows. `source` says whether it was
+    evaluated here or read.
     """
 
     primal: float
@@ -97,14 +108,26 @@ def certify_equilibrium(clearing: Clearing) -> EquilibriumCertificate:
     evidence, found = clearing.evidence, clearing.equilibrium
     if not isinstance(evidence, Evidence) or not isinstance(found, Equilibrium):
         raise MktoptError("this clearing has no evidence; clear the market again to certify it")
-    tables = _Tables(clearing)
-    priced = bool(np.isfinite(clearing.prices["price"]).all())
-    grid = _grid_conditions(clearing, evidence, tables, priced)
+    options = declaration_of(evidence.model).options
+    said = found.c0 == tuple(options["c0"]) and found.anticipating == options["anticipating"]
+    if not said or not grid_names_agree(clearing, evidence) or not _trade_is_there(clearing):
+        unknown = float("nan")  # numbers that belong to nothing prove nothing
+        return EquilibriumCertificate(
+            unknown, unknown, unknown, unknown, unknown, unknown, unknown, float("inf"), unknown, unknown
+        )
+    tables, priced = Figures(clearing, options["c0"]), options["method"] not in PRINTED
+    values, off = _told(clearing, evidence, tables)
+    grid = _grid_conditions(clearing, evidence, tables, values, priced)
     turnover = _turnover(clearing, tables)
-    charges = _charges(evidence, tables, grid)
-    rent = tables.kept if not priced else rent_of_wires(clearing) + _kept_beside(clearing, tables, charges)
+    charges = _Charges(evidence, tables, grid)
+    rent = rent_of_wires(clearing) + _kept_beside(clearing, tables, charges) if priced else tables.kept
+    residual, eta = None, tables.typical_eta
     local = bool(evidence.program is not None and evidence.program.not_convex)
-    residual, eta = natural_residual(clearing) if _projects(evidence) else (None, found.eta)
+    if (step := projection(clearing, evidence)) is not None:
+        residual = residual_at(tables, step, eta)
+        # of a utility of one's own, found concave where it was tried, the expression does not tell
+        local = local and bool(compile(step).not_convex)
+    apart = _disagreement(clearing, tables, charges, turnover), off, slacks_agree(clearing, evidence, values)
     return EquilibriumCertificate(
         primal=float(np.maximum(grid.primal, tables.imbalance)),
         dual=grid.dual if priced else None,
@@ -113,86 +136,30 @@ def certify_equilibrium(clearing: Clearing) -> EquilibriumCertificate:
         eta=eta,
         gain=float(tables.gain.max(initial=0.0)) / turnover,
         budget=abs(tables.kept - rent) / turnover if priced else None,
-        tables=_disagreement(clearing, tables, charges[0], turnover),
+        tables=max_of(*map(np.asarray, apart)),
         rent=rent,
         turnover=turnover,
         rent_must_be_positive=priced and not local and _nothing_is_feasible(clearing, evidence),
-        anticipating=found.anticipating,
+        anticipating=bool(options["anticipating"]),
         local=local,
     )
 
 
-class _Tables:
-    """What the tables of a clearing say, as arrays: T periods, K aggregators, N agents."""
-
-    def __init__(self, clearing: Clearing) -> None:
-        self.prosumers = prosumers_of(clearing)
-        found, agents, aggregators = clearing.equilibrium, clearing.agents, clearing.aggregators
-        assert found is not None
-        assert agents is not None
-        assert aggregators is not None
-        periods, self.hours = len(clearing.network.hours), clearing.network.hours
-        count = len(self.prosumers)
-        self.c0 = np.array(found.c0)
-        self.p_kw = aggregators["p_kw"].to_numpy().reshape(-1, periods).T
-        self.cost = aggregators["unit_cost"].to_numpy().reshape(-1, periods).T
-        self.x = agents["consumption_kw"].to_numpy().reshape(-1, periods).T
-        rows = clearing.dispatch.iloc[count * periods :]
-        self.import_kw = np.where(rows["side"] == "offer", 1.0, -1.0) * rows["quantity_kw"].to_numpy()
-        self.faced = clearing.order_prices["order_price"].to_numpy()[: count * periods].reshape(-1, periods).T
-        self.gain = self.hours[:, None] * deviation_gain(self.prosumers, self.x, self.faced)
-        self.kept = float(clearing.dispatch["payment"].sum())
-
-    def _by_aggregator(self, values: FloatArray) -> FloatArray:
-        """Sums over the agents of each aggregator: (T, N) to (T, K)."""
-        at = self.prosumers.group
-        return np.array([np.bincount(at, row, self.p_kw.shape[1]) for row in values])
-
-    @property
-    def used_kw(self) -> FloatArray:
-        """What the agents of each aggregator take, which may be less than what it is given, (T, K)."""
-        return np.minimum(self._by_aggregator(self.x - self.prosumers.generation_kw), self.p_kw)
-
-    @property
-    def corner(self) -> npt.NDArray[np.bool_]:
-        """Where nobody of an aggregator consumes anything, p_k = -G_k, so that its unit cost may lie below the price
-        of its bus, (T, K)."""
-        lowest = -self.prosumers.aggregators["generation_kw"].to_numpy()
-        return np.asarray(self.p_kw - lowest <= 1e-9 * np.maximum(1.0, np.abs(lowest)))
-
-    @property
-    def imbalance(self) -> float:
-        """What an aggregator's agents take beyond its p_k, relative to what they consume (eq. 5, 7)."""
-        generation = self.prosumers.generation_kw
-        size = self._by_aggregator(self.x + generation)
-        beyond = np.maximum(self._by_aggregator(self.x - generation) - self.p_kw, 0.0)
-        return float(max_of(beyond / np.maximum(size, 1e-3 * size.max(initial=1e-12)), np.maximum(-self.x, 0.0)))
+def _trade_is_there(clearing: Clearing) -> bool:
+    """Whether the tables of who trades have the rows that they must have; what is in them is compared later."""
+    periods, count = len(clearing.network.hours), len(prosumers_of(clearing))
+    lengths = (
+        (clearing.agents, count),
+        (clearing.aggregators, len(prosumers_of(clearing).aggregators)),
+        (clearing.dispatch, count + 1),
+        (clearing.order_prices, count + 1),
+    )
+    return all(table is not None and len(table) == rows * periods for table, rows in lengths)
 
 
-def natural_residual(clearing: Clearing, eta: float | None = None) -> tuple[float, float]:
-    """(||p - P(p + eta (c - c0 1))||_inf / eta [$/kWh], eta [kW per $/kWh]) at the tables' p and c.
-
-    P is one solve of `grid_step` with slope 1/eta and post c + p/eta; with losses its objective holds the import's
-    cost too, so that a residual of nil is an equilibrium whatever eta > 0. eta: None for that of the method.
-    Raises MktoptError where the step has no answer.
-    """
-    declaration, tables = declaration_of(clearing.evidence.model), _Tables(clearing)
-    assert clearing.equilibrium is not None
-    step = clearing.equilibrium.eta if eta is None else eta
-    model = grid_step(declaration.network, tables.prosumers, declaration.flow, tables.c0, declaration.extra)
-    post = tables.cost + tables.used_kw / step
-    session = sharp_session(model)
-    session.set("slope", 1.0 / step)
-    session.set("post", post.T.ravel())
-    solution = session.solve()
-    if not solution.status.ok:
-        raise MktoptError(f"the projection that the certificate asks for has no answer ({solution.status})")
-    columns = session.parametric.program.columns(used_power(model))
-    p = solution.x[columns].reshape(-1, len(tables.hours)).T
-    return float(np.abs(p - tables.used_kw).max(initial=0.0)) / step, step
-
-
-def _grid_conditions(clearing: Clearing, evidence: Evidence, tables: _Tables, priced: bool) -> Conditions:
+def _grid_conditions(
+    clearing: Clearing, evidence: Evidence, tables: Figures, values: FloatArray, priced: bool
+) -> Conditions:
     """The optimality conditions of the DSO at the posted unit costs."""
     model, hours = evidence.model, tables.hours
     traded = [*model.p_kw.values(), *model.import_kw.values()]
@@ -204,104 +171,105 @@ def _grid_conditions(clearing: Clearing, evidence: Evidence, tables: _Tables, pr
     goal = LinearExpression(linear_coefs=coefficients, linear_vars=[*traded, *(agents[k] for k in charged)])
     coupling = {id(row) for row in model.coupling.values()}
     kept = [k for k, row in enumerate(evidence.rows) if id(row) not in coupling]
-    values, duals = _told(clearing, evidence, tables, priced)
+    duals = multipliers_of(clearing, evidence) if priced else evidence.multipliers
     return conditions(
         SimpleNamespace(expr=goal, sense=pyo.maximize),
-        [evidence.rows[k] for k in kept], evidence.variables, values, duals[kept],
+        [evidence.rows[k] for k in kept], evidence.variables, values, duals[kept], least=WATT,
     )  # fmt: skip
 
 
-def _told(clearing: Clearing, evidence: Evidence, tables: _Tables, priced: bool) -> tuple[FloatArray, FloatArray]:
-    """Values of the model's variables and multipliers of its rows, those that a table has from the table."""
+def _told(clearing: Clearing, evidence: Evidence, tables: Figures) -> tuple[FloatArray, float]:
+    """Values of the model's variables, those that a table has from the table, and how far off tables are of values
+    that are given, as the voltage of the source."""
     model, at = evidence.model, {id(v): k for k, v in enumerate(evidence.variables)}
-    values, duals = evidence.values.copy(), evidence.multipliers.copy()
-    for component, given in (
-        (model.consumption_kw, tables.x.T), (model.p_kw, tables.p_kw.T), (model.import_kw, tables.import_kw),
-        (model.grid.component("p_kw"), clearing.flows.get("p_kw", ())),
-        (model.grid.component("v2"), () if clearing.voltages is None else clearing.voltages["v_pu"] ** 2),
-    ):  # fmt: skip
-        if component is None or component.ctype is not pyo.Var:
-            continue
-        for variable, value in zip(component.values(), np.ravel(given).tolist(), strict=True):
-            if id(variable) in at:
-                values[at[id(variable)]] = value
-    if priced:
-        has = evidence.balance >= 0
-        hours = np.tile(clearing.network.hours, clearing.network.n_buses)
-        price = clearing.prices["price"].to_numpy()
-        duals[evidence.balance[has]] = (-price * evidence.balance_sign * hours)[has]
-    return values, duals
+    values, off = evidence.values.copy(), [0.0]
+
+    def put(component: Any, given: FloatArray) -> None:
+        for item, value in zip(component.values(), np.ravel(given).tolist(), strict=True):
+            if (k := at.get(id(item))) is not None:
+                values[k] = value
+            elif item.is_variable_type() and item.fixed:
+                off.append(abs(value - item.value) / max(abs(item.value), 1.0))
+
+    put(model.consumption_kw, tables.x.T)
+    put(model.p_kw, tables.p_kw.T)
+    put(model.import_kw, tables.import_kw)
+    put_grid(clearing, model.grid, put)
+    return values, max_of(np.array(off))
 
 
-def _turnover(clearing: Clearing, tables: _Tables) -> float:
-    """The scale of figures in $: the money that moves, at least the welfare."""
+def _turnover(clearing: Clearing, tables: Figures) -> float:
+    """The scale of figures in $: the money that moves, at least the welfare, and what next to no power costs."""
     moved = float(clearing.dispatch["payment"].abs().sum())
-    return max(moved, abs(clearing.welfare), 1e-12)
+    least = WATT * float(np.sum(tables.hours * np.abs(tables.cost).max(axis=1)))
+    return max(moved, abs(clearing.welfare), least, 1e-12)
 
 
-def _disagreement(clearing: Clearing, tables: _Tables, charge: FloatArray, turnover: float) -> float:
-    """The greatest disagreement of tables that say the same: welfare, payments, unit costs, quantities, loadings."""
-    agents, dispatch, prosumers = clearing.agents, clearing.dispatch, tables.prosumers
-    assert agents is not None
-    hours, periods, count = tables.hours, len(tables.hours), len(prosumers)
-    welfare = float(np.sum(hours[:, None] * prosumers.utility(tables.x))) - float(
-        np.sum(hours * tables.c0 * tables.import_kw)
-    )
-    p = tables.x - prosumers.generation_kw
-    due = hours[:, None] * tables.cost[:, prosumers.group] * p
-    sold = np.where(dispatch["side"] == "bid", 1.0, -1.0)[: count * periods]
-    size = max(float(np.abs(p).max(initial=0.0)), 1e-12)
-    price = clearing.prices["price"].to_numpy().reshape(-1, periods)
-    buses = clearing.network.bus_positions(prosumers.aggregators["bus"])
-    level = max(float(np.abs(tables.cost).max(initial=0.0)), 1e-12)
-    return float(max_of(
-        np.array([abs(welfare - clearing.welfare) / turnover]),
-        np.abs(due.T.ravel() - agents["payment"].to_numpy()) / turnover,
-        np.abs(due.T.ravel() - dispatch["payment"].to_numpy()[: count * periods]) / turnover,
-        np.abs(agents["p_kw"].to_numpy() - p.T.ravel()) / size,
-        np.abs(sold * dispatch["quantity_kw"].to_numpy()[: count * periods] - p.T.ravel()) / size,
-        np.nan_to_num(_at_buses(price[buses] + charge.T, tables)) / level,
+def _disagreement(clearing: Clearing, tables: Figures, charges: _Charges, turnover: float) -> float:
+    """The greatest disagreement of tables that say the same: all that follows from x, p_k, c_k and the import, made
+    anew; welfare; unit costs and the prices of their buses; loadings."""
+    network, prosumers, hours = clearing.network, tables.prosumers, tables.hours
+    point = Point(tables.p_kw, tables.cost, tables.import_kw, tables.x, {}, {})
+    faced = faced_prices(prosumers, hours, tables.cost, clearing.evidence, charges.all)
+    agents = agents_table(prosumers, hours, point, tables.faced)
+    dispatch = dispatch_table(network, agents, point, tables.c0)
+    order_prices = dispatch[["order", "period"]].assign(order_price=np.r_[faced.T.ravel(), tables.c0])
+    idle = float(hours.sum() * prosumers.utility(prosumers.generation_kw).sum())
+    welfare = float(agents["utility"].sum()) - float(np.sum(hours * tables.c0 * tables.import_kw))
+    price = clearing.prices["price"].to_numpy().reshape(-1, len(hours))
+    at_buses = price[network.bus_positions(prosumers.aggregators["bus"])].T
+    # where everything is for nothing, what a first kWh is worth still says what money means here
+    worth = prosumers.marginal(0.0)
+    least = 1e-4 * float(worth[np.isfinite(worth)].max(initial=0.0))
+    level = max(float(np.abs(np.nan_to_num(price)).max()), float(np.abs(tables.cost).max()), least, 1e-12)
+    assert clearing.equilibrium is not None
+    return max_of(
+        np.abs(np.array([welfare - clearing.welfare, idle - clearing.equilibrium.welfare_without_trade])) / turnover,
+        np.array([
+            tables_differ(clearing.agents, agents, turnover),
+            tables_differ(clearing.aggregators, aggregators_table(prosumers, hours, agents, point), turnover),
+            tables_differ(clearing.dispatch, dispatch, turnover),
+            tables_differ(clearing.order_prices, order_prices, turnover),
+        ]),
+        np.nan_to_num(_at_buses(at_buses + charges.p_kw, tables)) / level,
         loadings_agree(clearing),
-    ))  # fmt: skip
+    )  # fmt: skip
 
 
-def _at_buses(price: FloatArray, tables: _Tables) -> FloatArray:
-    """Unit costs against what the DSO pays at the aggregators' buses: at p_k = -G_k, where nobody consumes, that may be
-    any price above the unit cost."""
-    above = tables.cost.T - price
-    return np.where(tables.corner.T, np.maximum(above, 0.0), np.abs(above))
+def _at_buses(price: FloatArray, tables: Figures) -> FloatArray:
+    """Unit costs against what the DSO pays at the aggregators' buses, which may be more where p_k cannot fall, as at
+    -G_k where nobody consumes, and less where it cannot rise."""
+    above, (low, high) = tables.cost - price, tables.at_limits
+    return np.maximum(np.where(high, 0.0, above), np.where(low, 0.0, -above))
 
 
-def _charges(evidence: Evidence, tables: _Tables, grid: Conditions) -> tuple[FloatArray, FloatArray]:
-    """What rows of the user's own charge p_kw, (T, K), and import_kw, (T,): dual x coefficient [$/kWh]."""
-    coupling = {id(row) for row in evidence.model.coupling.values()}
-    own = {id(row) for row in evidence.own}
-    kept = [row for row in evidence.rows if id(row) not in coupling]
-    mine = np.array([id(row) in own for row in kept], dtype=float)
-    total = np.append(grid.pull.T @ mine, 0.0)
-    at = {id(v): k for k, v in enumerate(evidence.variables)}
-    periods = len(tables.hours)
-    p, s = (
-        total[[at.get(id(v), -1) for v in component.values()]].reshape(-1, periods).T / tables.hours[:, None]
-        for component in (evidence.model.p_kw, evidence.model.import_kw)
-    )
-    return p, s[:, 0]
+class _Charges:
+    """What rows of the user's own charge each variable, `all` (variables,) [$/kW], and p_kw (T, K) and import_kw (T,)
+    in $/kWh: dual x coefficient."""
+
+    def __init__(self, evidence: Evidence, tables: Figures, grid: Conditions) -> None:
+        coupling = {id(row) for row in evidence.model.coupling.values()}
+        own = {id(row) for row in evidence.own}
+        kept = [row for row in evidence.rows if id(row) not in coupling]
+        mine = np.array([id(row) in own for row in kept], dtype=float)
+        self.all: FloatArray = grid.pull.T @ mine
+        total, at = np.append(self.all, 0.0), {id(v): k for k, v in enumerate(evidence.variables)}
+        self.p_kw, importing = (
+            total[[at.get(id(v), -1) for v in component.values()]].reshape(-1, len(tables.hours)).T
+            / tables.hours[:, None]
+            for component in (evidence.model.p_kw, evidence.model.import_kw)
+        )
+        self.import_kw = importing[:, 0]
 
 
-def _kept_beside(clearing: Clearing, tables: _Tables, charges: tuple[FloatArray, FloatArray]) -> float:
-    """What the DSO keeps beside the rent of the wires [$]: of rows of the user's own, and of aggregators that sell all
-    they have at a unit cost below the price of their bus."""
+def _kept_beside(clearing: Clearing, tables: Figures, charges: _Charges) -> float:
+    """What the DSO keeps beside the rent of the wires [$]: of rows of the user's own, and of aggregators whose p_k is
+    at a limit, as where they sell all they have at a unit cost below the price of their bus."""
     network = clearing.network
     price = clearing.prices["price"].to_numpy().reshape(-1, len(tables.hours)).T
     paid = price[:, network.bus_positions(tables.prosumers.aggregators["bus"])]
-    spread = np.where(tables.corner, tables.cost - paid, charges[0]) * tables.p_kw
-    return float(np.sum(tables.hours * (spread.sum(axis=1) + charges[1] * tables.import_kw)))
-
-
-def _projects(evidence: Evidence) -> bool:
-    """Whether the user's rows leave single agents alone."""
-    single = {id(variable) for variable in evidence.model.consumption_kw.values()}
-    return not any(id(v) in single for row in evidence.own for v in identify_variables(row.body))
+    spread = np.where(np.any(tables.at_limits, axis=0), tables.cost - paid, charges.p_kw) * tables.p_kw
+    return float(np.sum(tables.hours * (spread.sum(axis=1) + charges.import_kw * tables.import_kw)))
 
 
 def _nothing_is_feasible(clearing: Clearing, evidence: Evidence) -> bool:

@@ -159,9 +159,12 @@ class Conditions:
 
 
 def conditions(
-    objective: Any, rows: Sequence[Any], variables: Sequence[Any], x: FloatArray, y: FloatArray
+    objective: Any, rows: Sequence[Any], variables: Sequence[Any], x: FloatArray, y: FloatArray, least: float = 0.0
 ) -> Conditions:
-    """The optimality conditions at values x, shape (variables,), and multipliers y, shape (rows,)."""
+    """The optimality conditions at values x, shape (variables,), and multipliers y, shape (rows,).
+
+    least: the size that violations are relative to, at least; without it the smallest market is held to its own.
+    """
     body = Expressions([row.body for row in rows], variables)
     goal = Expressions([objective.expr], variables)
     sense = 1.0 if objective.sense == pyo.maximize else -1.0
@@ -184,8 +187,8 @@ def conditions(
     products = [_product(y, np.where(y > 0, high, low) - activity), _product(z, limit - x)[free & bounded]]
     unexplained = np.where(free & ~bounded, np.abs(z), 0.0)
     primal = max_of(
-        _violation(activity, low, high, body.size(x), typical),
-        _violation(x, lower, upper, np.abs(x), typical),
+        _violation(activity, low, high, body.size(x), typical, least),
+        _violation(x, lower, upper, np.abs(x), typical, least),
         np.abs(x - np.round(x))[~free],
     )
     dual = max_of(unexplained / scale)
@@ -221,10 +224,10 @@ def _limits(of: Sequence[Any]) -> tuple[FloatArray, FloatArray]:
 
 
 def _violation(
-    value: FloatArray, low: FloatArray, high: FloatArray, size: FloatArray, typical: float
+    value: FloatArray, low: FloatArray, high: FloatArray, size: FloatArray, typical: float, least: float
 ) -> FloatArray:
     beyond = np.maximum(low - value, value - high)  # NaN stays NaN, and fails
-    return beyond / np.maximum(size, _floor(float(np.max(size, initial=0.0)), typical))
+    return beyond / np.maximum(size, max(least, _floor(float(np.max(size, initial=0.0)), typical)))
 
 
 def _typical(*limits: FloatArray) -> float:

@@ -268,7 +268,7 @@ class Clearing:
             f"{self.mechanism} on {self.network.name} ({self.flow}), solved by {self.solver}: {self.status}",
             f"  traded    {bought:,.1f} kWh bought, {sold:,.1f} kWh sold over {len(hours)} period(s)",
             f"  welfare   {self.welfare:,.4f} $",
-            f"  prices    {prices.min():.4f} to {prices.max():.4f} $/kWh",
+            f"  prices    {prices.min():z.4f} to {prices.max():z.4f} $/kWh",
             *self._doubt(),
             *([f"  auction   {self.equilibrium}"] if self.equilibrium is not None else []),
         ]

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mktopt.clearing.certificate import Certificate
@@ -34,7 +35,7 @@ from mktopt.networks.files import write_folder
 from mktopt.networks.network import Network
 from mktopt.networks.orders import Orders
 from mktopt.networks.prosumers import Prosumers
-from mktopt.networks.utilities import Utility
+from mktopt.networks.utilities import UTILITIES, Utility
 from mktopt.solvers.solution import Has, Status, Stopped
 
 FORMAT = 1
@@ -133,7 +134,22 @@ def load(folder: str | Path, utilities: Mapping[str, Utility] | None = None) -> 
         notes=tuple(manifest["notes"]),
         **{key: manifest[key] for key in _PLAIN},
     )
+    _refuse_other_utilities(clearing, folder)
     return replace(clearing, evidence=Recorded(manifest["certificate"], _digest(clearing), _open_price(manifest)))
+
+
+def _refuse_other_utilities(clearing: Clearing, folder: Path) -> None:
+    """Functions are not saved; those given must be worth to the agents what they were when it was cleared."""
+    if clearing.prosumers is None or clearing.agents is None or not clearing.prosumers.utilities:
+        return
+    people, agents, hours = clearing.prosumers, clearing.agents, clearing.network.hours
+    x, saved = (agents[name].to_numpy().reshape(-1, len(hours)).T for name in ("consumption_kw", "utility"))
+    found = hours[:, None] * people.utility(x)
+    apart = np.abs(found - saved).max(axis=0) > 1e-6 * np.maximum(np.abs(saved).max(axis=0), 1.0)
+    if apart.any():
+        agent, name = people.table[["agent", "utility"]].iloc[int(np.argmax(apart))]
+        problem = "the utility given is not the one that the market was cleared with"
+        raise DataError(Fault(str(folder), problem, agent, "utility", name, "give the function of that time"))
 
 
 _PLAIN = ("mechanism", "flow", "options", "flow_options", "solver", "solver_options", "seconds")
@@ -146,6 +162,11 @@ def _participants(folder: Path, manifest: dict[str, Any], utilities: Mapping[str
         return {"orders": Orders.from_csv(folder / "orders.csv")}
     figures = {**found, "c0": tuple(found["c0"])}
     numbers = {name: math.nan for name in ("residual", "eta") if figures[name] is None}
+    own = sorted(set(_read(folder / "prosumers.csv").get("utility", ())) - {*UTILITIES, *(utilities or {})})
+    if own:
+        hint = f"load it with Clearing.load(folder, utilities={{'{own[0]}': ...}}), made by mktopt.own_utility"
+        problem = f"its agents have utilities of one's own, which no file holds: {', '.join(map(str, own))}"
+        raise DataError(Fault(str(folder), problem, hint=hint))
     return {
         "orders": Orders.none(),
         "prosumers": Prosumers.from_csv(folder / "prosumers.csv", utilities=utilities),

@@ -5,6 +5,7 @@ What no table has (angles, multipliers of the physics) is taken from the solver.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,15 +35,20 @@ def values_of(clearing: Clearing, evidence: Evidence) -> FloatArray:
         width = clearing.orders.width_kw[whole]
         share = np.divide(quantity[whole], width, out=np.zeros(len(width)), where=width > 0)
         put(model.whole, share)
-    for name in ("p_kw", "q_kvar", "to_kw", "to_kvar"):
-        if (component := model.grid.component(name)) is not None:
-            put(component, clearing.flows[name].to_numpy(dtype=float))
+    put_grid(clearing, model.grid, put)
     ranged = model.grid.component("reactive_kvar")
     if ranged is not None and len(ranged):
         put(ranged, clearing.dispatch["q_kvar"].to_numpy(dtype=float)[has_range(clearing.orders)])
-    if (v2 := model.grid.component("v2")) is not None and clearing.voltages is not None:
-        put(v2, clearing.voltages["v_pu"].to_numpy(dtype=float) ** 2)
     return x
+
+
+def put_grid(clearing: Clearing, grid: Any, put: Callable[[Any, FloatArray], None]) -> None:
+    """Calls `put` with each component of the flow's block and its values in the tables of flows and voltages."""
+    for name in ("p_kw", "q_kvar", "to_kw", "to_kvar"):
+        if (component := grid.component(name)) is not None:
+            put(component, clearing.flows[name].to_numpy(dtype=float))
+    if (v2 := grid.component("v2")) is not None and clearing.voltages is not None:
+        put(v2, clearing.voltages["v_pu"].to_numpy(dtype=float) ** 2)
 
 
 def multipliers_of(clearing: Clearing, evidence: Evidence) -> FloatArray:

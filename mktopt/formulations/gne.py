@@ -16,7 +16,8 @@ import pays for them too. A method of the auction knows c_k(p_k) alone and moves
     min  sum_t hours_t ( sum_k (1/2 w_kt p_kt^2 - a_kt p_kt) + c0_t s_t )   over the same p, s and grid    `grid_step`
 
 a_kt [$/kWh]: `post`; w_kt > 0 [$/kWh per kW]: `slope`, both mutable Params of one compiled model. Where demand has an
-end and energy may be left unused, p in the bracket is `used_kw` <= p_kw. With w = 1/eta and a = c + p/eta this is the
+end and energy may be left unused, p in the bracket is `used_kw` <= p_kw; where several such aggregators share a surplus
+that cannot leave, which of them keeps it is not unique, and worth nothing. With w = 1/eta and a = c + p/eta this is the
 projection of p + eta (c - c0 1); with w = -c'(p) and a = c + w p each aggregator posts the tangent of its demand curve.
 Its multipliers of `balance` are prices, which at the fixed point are the c_k.
 Reference: Das, Faqiry, Zarabie and Wu, Game theoretic equilibrium analysis of energy auction in microgrid, eq.
@@ -53,6 +54,10 @@ FloatArray = npt.NDArray[np.float64]
 NAME = "gne"
 # How the DSO looks for the equilibrium: of the default problem, or (the last two) of the paper's own ones.
 METHODS = ("newton", "projection", "extragradient", "accelerated", "central", "paper", "cop10")
+# Those of problems of their own, as printed: the multipliers of their steps are no prices of the default problem.
+PRINTED = ("paper", "cop10")
+# Natural residual asked for [$/kWh].
+TOLERANCE = 1e-8
 # How an aggregator answers p_k with c_k.
 AGGREGATORS = ("exact", "damped", "paper")
 # What only the central model has.
@@ -68,7 +73,7 @@ def gne(
     method: str = "newton",
     aggregator: str = "exact",
     eta: float | None = None,
-    tol: float = 1e-8,
+    tol: float = TOLERANCE,
     max_iterations: int | None = None,
     anticipating: bool = False,
 ) -> Any:
@@ -206,8 +211,12 @@ def _checked(
 
 
 def declare_trade(model: Any, network: Network, prosumers: Prosumers, flow: Flow) -> Orders:
-    """What all models of the auction share: `p_kw`, `import_kw` and the flow's block. Returns orders without rows."""
+    """What all models of the auction share: `p_kw`, `import_kw` and the flow's block. Returns orders without rows.
+
+    Raises DataError for agents at unknown buses and utilities of one's own that are not concave.
+    """
     prosumers.check(network)
+    prosumers.refuse_not_concave()
     none = [pd.DataFrame({column.name: [] for column in columns}) for columns in (ORDER_COLUMNS, SEGMENT_COLUMNS)]
     orders = Orders(none[0], none[1])
     allow_changes(model, False)

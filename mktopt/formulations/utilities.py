@@ -38,7 +38,7 @@ _UNARY: dict[str, Callable[[Any], Any]] = {
 
 def utility_expression(prosumers: Prosumers, i: int, x: Any) -> Any:
     """u_i(x) [$/h] of agent number `i` as a Pyomo expression of `x` (a variable or expression, consumption in kW)."""
-    name = str(prosumers.table["utility"].iat[i])
+    name = prosumers.forms[i]
     a, b = float(prosumers.a[i]), float(prosumers.b[i])
     if name == LOG:
         return a * pyo.log(1 + x / b)

@@ -95,6 +95,11 @@ class Prosumers:
         return (self.table["utility"] == LOG).to_numpy()
 
     @cached_property
+    def forms(self) -> list[str]:
+        """The name of each agent's utility: column `utility` of `table`, as a list."""
+        return [str(name) for name in self.table["utility"]]
+
+    @cached_property
     def a(self) -> FloatArray:
         """Parameter a of each agent."""
         return self.table["a"].to_numpy(float)

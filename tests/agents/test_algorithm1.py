@@ -140,6 +140,19 @@ def test_the_damped_method_always_ends_and_keeps_the_lemmas(seed: int, share: fl
     lemmas(prosumers, p, found, 1e-8)
 
 
+def test_theorem_1_no_other_allocation_within_p_is_better_at_the_agents_marginal_utilities() -> None:
+    """(14): u'(p*)'(p* - q) >= 0 for all q with 1'q <= p_k, and q_i >= -g_i, which the paper leaves out."""
+    prosumers, rng = crowd(7, 10, 6, mixed=True), np.random.default_rng(7)
+    some = Aggregators(prosumers)
+    p = 0.3 * some.lowest_kw
+    net = run_algorithm1(prosumers, p).net_kw
+    slope = prosumers.marginal(np.maximum(net + prosumers.generation_kw, 0.0))
+    for _ in range(20):
+        x = rng.uniform(0.0, 1.0, len(prosumers))
+        x *= (rng.uniform(0.5, 1.0, 10) * some.consumed_kw(p) / some.total(x))[some.group]
+        assert (some.total(slope * (net - x + prosumers.generation_kw)) >= -1e-8).all()
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_as_printed_a_fifth_of_random_crowds_cycles(seed: int) -> None:
     prosumers = crowd(seed, 50, 8)

@@ -53,6 +53,7 @@ def test_without_limits_it_hovers_at_a_distance_that_depends_on_eta_and_there_is
     for eta in (1.0, 4.0):
         found = algorithm2(problem, eta=eta, max_iterations=200)
         assert found.verdict == NO_EQUILIBRIUM, found.message
+        assert "a search found no equilibrium" in found.message  # 27 prices are no proof, and it says so
         assert found.residual > 0.1
         distances.append(float(np.abs(found.p_path[-60:] - optimum).mean()))
     assert min(distances) > 0.5
@@ -61,6 +62,14 @@ def test_without_limits_it_hovers_at_a_distance_that_depends_on_eta_and_there_is
     assert own.exists is False
     assert (own.scan["budget"] < 0).all()
     np.testing.assert_allclose(own.scan["max_cost"].iloc[1:], own.scan["share"].iloc[1:] * C0, rtol=1e-4)
+
+
+def test_a_long_step_does_not_make_a_small_residual() -> None:
+    """|p - P(p + eta c)| / eta falls to nil with eta for any p in a bounded set: judged is one of usual size."""
+    problem = street(rating=2.0)
+    found = algorithm2(problem, eta=1e9, start=problem.at_rest(), max_iterations=30)
+    assert (found.verdict == CONVERGED) == bool(np.allclose(found.p_kw, 1.0, atol=1e-4))
+    assert found.eta < 100.0
 
 
 def test_an_exporter_has_its_island_for_an_equilibrium_which_solves_the_printed_qvi() -> None:

@@ -160,7 +160,7 @@ def test_drawn_auctions_converge_never_pay_in_and_cannot_be_improved(seed: int) 
         gradient = problem.directional(
             found.unit_costs, point.used_kw - found.used_kw, point.import_kw - found.import_kw
         )
-        assert gradient <= 1e-5  # the variational inequality
+        assert gradient <= 1e-5  # the variational inequality, Theorem 2 with the import's cost
 
 
 def test_what_the_satiated_cannot_send_away_costs_nothing() -> None:
@@ -215,6 +215,13 @@ def test_a_cycle_is_named_with_its_length() -> None:
     assert (found.verdict, found.period) == (CYCLES, 2)
     np.testing.assert_allclose(found.p_path[-1], found.p_path[-3], rtol=1e-4, atol=1e-3)
     assert np.abs(found.p_path[-1] - found.p_path[-2]).max() > 10.0
+
+
+def test_a_step_that_the_solver_cannot_take_ends_with_advice() -> None:
+    problem = TwoLevel(star(), bakers(), mo.flow("transport"), 0.25)
+    found = solve_auction(problem, "projection", eta=1e12, start=problem.at_rest())
+    assert found.verdict != CONVERGED
+    assert "leave eta out" in found.message
 
 
 def test_running_out_of_iterations_is_no_convergence() -> None:

@@ -130,6 +130,13 @@ def test_a_price_below_zero_is_refused_and_zero_only_where_demand_ends() -> None
         import_price(network(), satiable, -0.1)
 
 
+def test_a_utility_that_is_not_concave_is_refused_before_anything_is_declared() -> None:
+    table = people().table.assign(utility=["log", "log", "convex"])
+    convex = Prosumers(table, utilities={"convex": mo.own_utility("convex", lambda x, a, b: a * x**2)})
+    with pytest.raises(DataError, match="'c'.*not strictly concave"):
+        gne(network(), convex, TRANSPORT, c0=0.1, method="central")
+
+
 def test_an_unknown_bus_names_the_agent() -> None:
     with pytest.raises(DataError, match="'c'"):
         gne(network(), people(bus=["s", "s", "nowhere"], aggregator=["A", "B", "C"]), TRANSPORT, c0=0.1)
