@@ -41,6 +41,7 @@ bench: $(STAMP)  ## speed against raw solvers, CVXPY and pandapower
 	@$(PY) benchmarks/speed/clear.py
 	@$(PY) benchmarks/speed/resolve.py
 	@$(PY) benchmarks/speed/physics.py
+	@$(PY) benchmarks/speed/gne.py
 
 ipopt: $(STAMP)  ## try again to build cyipopt (make setup has tried once)
 	@$(PY) tools/build_cyipopt.py
