@@ -58,9 +58,10 @@ def run(
 ) -> Clearing:
     """Holds the auction that `mktopt.build("gne", ...)` declared, by the method of its options.
 
-    solver, solver_options: of the steps, or of the one solve of method 'central'; see `mktopt.solvers.solve`. Where the
-    method does not converge the clearing says what happened instead, in `equilibrium`, `trace` and its notes, and its
-    certificate fails. Raises InfeasibleError where no p is feasible, UnboundedError, SolverError, FormulationError.
+    solver, solver_options: of the steps (of several solvers the first), or of the one solve of method 'central';
+    see `mktopt.solvers.solve`. Where the method does not converge the clearing says what happened instead, in
+    `equilibrium`, `trace` and its notes, and its certificate fails. Raises InfeasibleError where no p is feasible,
+    UnboundedError, SolverError, FormulationError.
     """
     declaration = declaration_of(model)
     _refuse_names(declaration)
@@ -71,7 +72,7 @@ def run(
     _refuse_later_changes(model, problem)
     outcome = _hold(problem, declaration)
     point = _point(problem, outcome, declaration.options["method"] not in PRINTED)
-    equilibrium = _equilibrium(declaration, problem, outcome)
+    equilibrium = _equilibrium(declaration, outcome)
     solution = outcome.step.solution
     notes = [] if outcome.converged else [_shortfall(outcome)]
     notes += [ANTICIPATION_NOTE] * equilibrium.anticipating
@@ -186,7 +187,7 @@ def _point(problem: TwoLevel, outcome: Outcome, priced: bool) -> Point:
     )  # fmt: skip
 
 
-def _equilibrium(declaration: Declaration, problem: TwoLevel, outcome: Outcome) -> Equilibrium:
+def _equilibrium(declaration: Declaration, outcome: Outcome) -> Equilibrium:
     options = declaration.options
     anticipating = bool(options["anticipating"])
     return Equilibrium(
@@ -194,12 +195,12 @@ def _equilibrium(declaration: Declaration, problem: TwoLevel, outcome: Outcome) 
         verdict=outcome.verdict, converged=outcome.converged, residual=outcome.residual, eta=outcome.eta,
         iterations=outcome.iterations, c0=options["c0"], anticipating=anticipating,
         welfare_without_trade=_idle(declaration),
-        price_taking_welfare=_price_taking(declaration, problem, outcome) if anticipating else None,
+        price_taking_welfare=_price_taking(declaration) if anticipating else None,
         advice="" if outcome.converged else outcome.message,
     )  # fmt: skip
 
 
-def _price_taking(declaration: Declaration, problem: TwoLevel, outcome: Outcome) -> float:
+def _price_taking(declaration: Declaration) -> float:
     """What the same agents, taking prices, would have on the same grid [$]."""
     plain = TwoLevel(
         declaration.network, _prosumers(declaration), declaration.flow, declaration.options["c0"], declaration.extra
