@@ -65,7 +65,8 @@ class Equilibrium:
     def __str__(self) -> str:
         if self.method == CENTRAL:
             return f"the declared model, solved at once ({self.iterations} iterations of the solver)"
-        text = f"{self.method}: {self.verdict} after {self.iterations} iterations, "
+        when = f"after {self.iterations} iterations" if self.iterations else "where it started"
+        text = f"{self.method}: {self.verdict} {when}, "
         text += f"natural residual {self.residual:.1e} $/kWh at a step of {self.eta:.3g} kW per $/kWh"
         if self.price_taking_welfare is not None:
             text += f"; agents that take prices would have {self.price_taking_welfare:,.4f} $"
