@@ -285,6 +285,15 @@ def markdown(report: Report) -> str:
     ])  # fmt: skip
 
 
+def leave(report: Any, text: str, out: Path | None) -> int:
+    """Prints a report and writes it to `out` as its name says; returns the exit code: 1 where a target is missed."""
+    print(text)
+    if out is not None:
+        written = json.dumps(asdict(report), indent=2) if out.suffix == ".json" else text
+        out.write_text(written + "\n", encoding="utf-8")
+    return 1 if any(target.verdict == "NOT MET" for target in report.targets) else 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="1000,10000,100000", help="numbers of buses, commas between")
@@ -299,12 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError:
         parser.error(f"--sizes {chosen.sizes}: whole numbers with commas between")
     report = measure(sizes, 2 if chosen.quick else max(chosen.repeat, 1), chosen.quick)
-    text = markdown(report)
-    print(text)
-    if chosen.out is not None:
-        written = json.dumps(asdict(report), indent=2) if chosen.out.suffix == ".json" else text
-        chosen.out.write_text(written + "\n", encoding="utf-8")
-    return 1 if any(target.verdict == "NOT MET" for target in report.targets) else 0
+    return leave(report, markdown(report), chosen.out)
 
 
 if __name__ == "__main__":

@@ -11,17 +11,16 @@ three is rated at 0.7 to 1.5 of what it would carry without limits.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from clear import Target, machine, rows_of, timed
+from clear import Target, leave, machine, rows_of, timed
 
 import mktopt as mo
 from mktopt.agents.dso import TwoLevel
@@ -262,12 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError:
         parser.error(f"--agents {chosen.agents}: whole numbers with commas between")
     report = measure(counts, 1 if chosen.quick else max(chosen.repeat, 1), chosen.quick)
-    text = markdown(report)
-    print(text)
-    if chosen.out is not None:
-        written = json.dumps(asdict(report), indent=2) if chosen.out.suffix == ".json" else text
-        chosen.out.write_text(written + "\n", encoding="utf-8")
-    return 1 if any(target.verdict == "NOT MET" for target in report.targets) else 0
+    return leave(report, markdown(report), chosen.out)
 
 
 if __name__ == "__main__":

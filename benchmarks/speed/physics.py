@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import peers_physics
-from clear import PLAIN, RAW, RAW_OWN, Target, machine, rows_of, timed, unpaused
+from clear import PLAIN, RAW, RAW_OWN, Target, leave, machine, rows_of, timed, unpaused
 
 import mktopt as mo
 from mktopt.solvers.clarabel import DEFAULTS
@@ -235,12 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError:
         parser.error(f"--sizes {chosen.sizes}: whole numbers with commas between")
     report = measure(sizes, 2 if chosen.quick else max(chosen.repeat, 1), chosen.quick)
-    text = markdown(report)
-    print(text)
-    if chosen.out is not None:
-        written = json.dumps(asdict(report), indent=2) if chosen.out.suffix == ".json" else text
-        chosen.out.write_text(written + "\n", encoding="utf-8")
-    return 1 if any(target.verdict == "NOT MET" for target in report.targets) else 0
+    return leave(report, markdown(report), chosen.out)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import numpy as np
 import pandas as pd
 import peers
 import pyomo.environ as pyo
-from clear import SAME_WELFARE, Target, fresh, machine, market, rows_of
+from clear import SAME_WELFARE, Target, fresh, leave, machine, market, rows_of
 
 import mktopt as mo
 from mktopt.solvers import compile
@@ -348,12 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.quick:
         chosen.steps, chosen.buses, chosen.reclears = 200, 1_000, 2_500
     report = measure(max(chosen.steps, 5), chosen.buses, max(chosen.reclears, 50))
-    text = markdown(report)
-    print(text)
-    if chosen.out is not None:
-        written = json.dumps(asdict(report), indent=2) if chosen.out.suffix == ".json" else text
-        chosen.out.write_text(written + "\n", encoding="utf-8")
-    return 1 if any(target.verdict == "NOT MET" for target in report.targets) else 0
+    return leave(report, markdown(report), chosen.out)
 
 
 if __name__ == "__main__":

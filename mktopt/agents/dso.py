@@ -265,7 +265,7 @@ class TwoLevel:
     def at_rest(self) -> Point:
         """The feasible point next to p = 0, where no aggregator is given anything."""
         zero = np.zeros((len(self.hours), len(self.lowest_kw)))
-        return self.reached(self.projected(zero, zero, 1.0))
+        return self.reached(self.projected(zero, zero + self.c0[:, None], 1.0))
 
     def net_kw(self, x_kw: FloatArray) -> FloatArray:
         """sum_i x_i - G_k of consumption (T, N) [kW], (T, K)."""

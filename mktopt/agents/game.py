@@ -24,8 +24,9 @@ from mktopt.agents.game_certificate import GameCertificate, certify_game
 from mktopt.agents.game_conditions import Conditions
 from mktopt.agents.game_numbers import Numbers
 from mktopt.agents.game_run import CONVERGED, DIVERGES, NONE_FOUND, Run
-from mktopt.agents.game_search import SAMPLED, best_of, put, values_kept
+from mktopt.agents.game_search import SAMPLED, best_of, put
 from mktopt.agents.game_units import FloatArray
+from mktopt.clearing.optimality import values_kept
 from mktopt.errors import FormulationError, SolverError, unknown_name
 from mktopt.formulations.game import Game
 from mktopt.formulations.game_models import GENERALISED, VARIATIONAL, central_model

@@ -23,8 +23,9 @@ from mktopt.agents.game_conditions import Conditions
 from mktopt.agents.game_numbers import Numbers
 from mktopt.agents.game_problems import Responses, conflict
 from mktopt.agents.game_run import CONVERGED, NONE_FOUND, Run
-from mktopt.agents.game_search import put, scattered, values_kept
+from mktopt.agents.game_search import put, scattered
 from mktopt.agents.game_units import FloatArray
+from mktopt.clearing.optimality import values_kept
 from mktopt.formulations.game_models import kkt_model
 from mktopt.solvers import Program, compile, solve
 

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from mktopt.agents.game_numbers import Numbers
-from mktopt.agents.game_search import CONVEX, ENDLESS, TIGHT, best_of, on_a_line, put, solve_exactly, values_kept
+from mktopt.agents.game_search import CONVEX, ENDLESS, TIGHT, best_of, on_a_line, put, solve_exactly
 from mktopt.agents.game_units import FloatArray
+from mktopt.clearing.optimality import values_kept
 from mktopt.errors import FormulationError
 from mktopt.formulations.game_models import JOINT, MOVING, projection_model, response_model
 from mktopt.solvers import Has, Program, Session, Solution, Status, Stopped, compile, diagnose, is_feasible, solve

@@ -7,14 +7,14 @@ bounds, and what it finds is called `sampled`: no better answer is known, which 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from mktopt.agents.game_units import FloatArray
+from mktopt.clearing.optimality import values_kept
 from mktopt.solvers import Has, Program, Solution, Status, Stopped, solve
 
 CONVEX, SAMPLED = "convex", "sampled"
@@ -24,18 +24,6 @@ _APART = 0.1
 _ITERATIONS = 300
 TIGHT = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-11}
 ENDLESS = (Stopped.UNBOUNDED, Stopped.INFEASIBLE_OR_UNBOUNDED)
-
-
-@contextmanager
-def values_kept(variables: Sequence[Any]) -> Iterator[None]:
-    """The values of the variables as they were, afterwards, whatever happens."""
-    before = [(v, v.value, v.stale) for v in variables]
-    try:
-        yield
-    finally:
-        for variable, value, stale in before:
-            variable.set_value(value, skip_validation=True)
-            variable.stale = stale
 
 
 def put(variables: Sequence[Any], x: FloatArray) -> None:

@@ -103,10 +103,10 @@ def _hold(problem: TwoLevel, declaration: Declaration) -> Outcome:
         return run_method(problem, method, by_residual(problem, _first(problem)), options["tol"], most)
     if method in ITERATIONS:
         start = _first(problem) if options["anticipating"] else None
-        start = start if options["eta"] is None else _no_exchange(problem)
+        start = start if options["eta"] is None else problem.at_rest()  # where a fixed step shows what it does
         return solve_auction(problem, method, eta=options["eta"], start=start, **limits)
     if method == "paper":
-        start = _no_exchange(problem)
+        start = problem.at_rest()
         return algorithm2(problem, aggregator=options["aggregator"], eta=options["eta"], start=start, **limits)
     return cop10(problem, **limits)
 
@@ -114,14 +114,6 @@ def _hold(problem: TwoLevel, declaration: Declaration) -> Outcome:
 def _first(problem: TwoLevel) -> Start:
     assert isinstance(problem.aggregators, Anticipating)
     return first_point(problem, problem.aggregators)
-
-
-def _no_exchange(problem: TwoLevel) -> Start:
-    """Where a fixed step shows what it does: aggregators that draw nothing, or as little as is feasible."""
-    nothing = np.zeros((len(problem.hours), len(problem.lowest_kw)))
-    costs = np.repeat(problem.c0[:, None], nothing.shape[1], axis=1)
-    step = problem.step(costs, _STIFF * problem.curvature(np.maximum(costs, 1e-6)))
-    return problem.reached(step)
 
 
 def _central(

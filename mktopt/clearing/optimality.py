@@ -126,15 +126,22 @@ class _Nonlinear:
     @contextmanager
     def _at(self, x: FloatArray) -> Iterator[None]:
         """The variables of the model at x, and back as they were."""
-        before = [(variable, variable.value, variable.stale) for variable in self.variables]
-        for variable, column in zip(self.variables, self.columns, strict=True):
-            variable.set_value(float(x[column]), skip_validation=True)
-        try:
+        with values_kept(self.variables):
+            for variable, column in zip(self.variables, self.columns, strict=True):
+                variable.set_value(float(x[column]), skip_validation=True)
             yield
-        finally:
-            for variable, value, stale in before:
-                variable.set_value(value, skip_validation=True)
-                variable.stale = stale
+
+
+@contextmanager
+def values_kept(variables: Sequence[Any]) -> Iterator[None]:
+    """The values of the variables as they were, afterwards, whatever happens."""
+    before = [(variable, variable.value, variable.stale) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value, stale in before:
+            variable.set_value(value, skip_validation=True)
+            variable.stale = stale
 
 
 def _number(expression: Any) -> float:
