@@ -13,7 +13,7 @@ import pandas as pd
 
 import mktopt as mo
 from mktopt.agents.aggregators import Aggregators
-from mktopt.agents.dso import Point, TwoLevel
+from mktopt.agents.dso import TwoLevel
 from mktopt.agents.dso_central import solve_central
 from mktopt.agents.dso_methods import solve_auction
 from mktopt.agents.dso_run import Outcome
@@ -52,11 +52,6 @@ def prices() -> dict[str, float]:
     return dict(known)
 
 
-def without_exchange(problem: TwoLevel) -> Point:
-    """p = 0: nobody is given anything. Feasible on a lossless grid without shunts."""
-    return problem.answered(np.zeros((len(problem.hours), len(problem.lowest_kw))), np.zeros(len(problem.hours)))
-
-
 @dataclass(frozen=True, eq=False)
 class Auction:
     """One case. clearings: by method, each from the start of its own; outcomes: by method from p = 0, and by solver of
@@ -75,7 +70,7 @@ class Auction:
         cleared = METHODS[:1] if quick else (*METHODS, "central")
         clearings = {m: mo.clear("gne", network, prosumers, flow=FLOW, scenario=scenario, method=m) for m in cleared}
         problem = TwoLevel(network, prosumers, mo.flow(FLOW), c0)
-        start = without_exchange(problem)
+        start = problem.at_rest()
         outcomes = {method: solve_auction(problem, method, start=start) for method in METHODS}
         outcomes |= {f"central, {solver}": solve_central(problem, solver) for solver in CENTRAL}
         longest = 1.0 / float(problem.curvature(start.unit_costs).max())
