@@ -1,0 +1,1 @@
+"""Cooperative games: what groups are worth, and payments that keep every group content."""
