@@ -197,15 +197,26 @@ class _Reading:
         return pulls
 
     def _phantom(self, columns: Ints, y: FloatArray) -> list[Pull]:
-        """The share of slack cones in the losses: y_s d(r_l i_l), i_l the current that the cone leaves free."""
+        """The share of slack cones in the losses: y_s d(r_l i_l), i_l the current that the cone leaves free.
+
+        Flow `lossy` has the loss itself for a variable.
+        """
         grid, table = self.grid, self.clearing.relaxation
-        if table is None or any(grid.component(name) is None for name in ("current2", "loss", "to_kw")):
+        shared = getattr(grid, "loss_shared", False)
+        missing = any(grid.component(name) is None for name in ("current2", "loss", "to_kw"))
+        if table is None or (missing and not shared):
             return []
         position = {int(column): k for k, column in enumerate(columns)}
         slack = table[table["slack"]]
         pulls = []
         for branch, t in zip(slack["branch"], slack["period"].tolist(), strict=True):
             row, home = self.program.row(grid.loss[branch, t]), self.balance[t]
+            if shared:
+                column = int(self.program.columns([grid.loss_kw[branch, t]])[0])
+                if column in position and home >= 0:
+                    weight = y[home] * self.balance_sign[t]
+                    pulls.append(Pull("unassigned", str(branch), np.array([position[column]]), np.array([weight])))
+                continue
             current, arriving = self.program.columns([grid.current2[branch, t], grid.to_kw[branch, t]]).tolist()
             if current in position and arriving >= 0 and home >= 0:
                 lost = self.J[row, current] / self.J[row, arriving]

@@ -120,13 +120,24 @@ def _faced_prices(clearing: Clearing, evidence: Evidence, pull: Any) -> FloatArr
 
 
 def carried_kva(flows: Any) -> FloatArray:
-    """The apparent power at the end of each branch that carries more, from columns p_kw, q_kvar, to_kw, to_kvar."""
+    """The apparent power at the end of each branch that carries more, from columns p_kw, q_kvar, to_kw, to_kvar.
+
+    Without reactive power the mean of both ends, which flow `lossy` limits.
+    """
+    if "to_kw" in flows and "q_kvar" not in flows:
+        return np.abs(mean_kw(flows))
     reactive = np.asarray(flows["q_kvar"], dtype=float) if "q_kvar" in flows else 0.0
     carried = np.hypot(np.asarray(flows["p_kw"], dtype=float), reactive)
     if "to_kw" in flows and "to_kvar" in flows:
         arriving = np.hypot(np.asarray(flows["to_kw"], dtype=float), np.asarray(flows["to_kvar"], dtype=float))
         carried = np.maximum(carried, arriving)
     return np.asarray(carried)
+
+
+def mean_kw(flows: Any) -> FloatArray:
+    """The mean of what leaves and what arrives over each branch [kW], from columns p_kw and, with losses, to_kw."""
+    sent = np.asarray(flows["p_kw"], dtype=float)
+    return 0.5 * (sent + np.asarray(flows["to_kw"], dtype=float)) if "to_kw" in flows else sent
 
 
 def loadings_agree(clearing: Clearing) -> FloatArray:

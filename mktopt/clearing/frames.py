@@ -14,6 +14,7 @@ import pyomo.environ as pyo
 from mktopt.clearing.consistency import carried_kva
 from mktopt.clearing.result import FloatArray
 from mktopt.formulations.flows.distflow import relaxation_gap
+from mktopt.formulations.flows.lossy import loss_gap
 from mktopt.formulations.market import Declaration
 from mktopt.solvers.prices import welfare_duals
 from mktopt.solvers.program import Program
@@ -44,6 +45,9 @@ def flow_frame(model: Any, declaration: Declaration) -> pd.DataFrame:
     periods = len(network.hours)
     found = {name: _values(model.grid.component(name)) for name in ("p_kw", "q_kvar", "to_kw", "to_kvar", "loss_kw")}
     columns = {name: values for name, values in found.items() if values is not None}
+    if getattr(model.grid, "loss_shared", False):  # `p_kw` of the model is the mean of both ends
+        half = 0.5 * columns["loss_kw"]
+        columns |= {"to_kw": columns["p_kw"] - half, "p_kw": columns["p_kw"] + half}
     return pd.DataFrame({
         "branch": np.repeat(network.lines["branch"].to_numpy(), periods),
         "period": np.tile(np.arange(periods), network.n_branches),
@@ -70,7 +74,8 @@ def relaxation_frame(model: Any, declaration: Declaration) -> pd.DataFrame | Non
     network = declaration.network
     if not getattr(model.grid, "relaxed", False):
         return None
-    found = relaxation_gap(model.grid, network)
+    shared = getattr(model.grid, "loss_shared", False)
+    found = loss_gap(model.grid, network) if shared else relaxation_gap(model.grid, network)
     return pd.DataFrame({
         "branch": np.repeat(network.lines["branch"].to_numpy(), len(network.hours)),
         "period": np.tile(np.arange(len(network.hours)), network.n_branches),
@@ -92,7 +97,7 @@ def slack_cones(relaxation: pd.DataFrame | None) -> list[str]:
     lost = " and ".join(f"{size:.4g} {unit.replace('kw', 'kW')}" for unit, size in sizes.items() if size > 1e-6 * most)
     return [
         f"the relaxation is not tight on {named}: these branches lose up to {lost} in the model that no wire would, so "
-        "no power flow matches this dispatch (see .relaxation); flow distflow with exact=True has none of it"
+        "no power flow matches this dispatch (see .relaxation); the same flow with exact=True has none of it"
     ]
 
 

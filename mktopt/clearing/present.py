@@ -58,6 +58,8 @@ class Layout:
         flows = [] if flow is None else list(flow.values())
         self.flow_columns = program.columns(flows)
         self.flow_fixed = program.values(np.zeros(program.n), flows) if flows else np.zeros(0)
+        shared = list(model.grid.loss_kw.values()) if getattr(model.grid, "loss_shared", False) else []
+        self.loss_columns = program.columns(shared)
         self.at, self.full = places(orders), {name: values.copy() for name, values in present(orders).items()}
         follows = np.r_[False, orders.segment_order[1:] == orders.segment_order[:-1]]
         whole = orders.orders["all_or_nothing"].to_numpy(dtype=bool)[orders.segment_order]
@@ -109,6 +111,8 @@ class Layout:
         if not len(x):
             return np.full(len(self.flow_columns), np.nan).reshape(-1, self.periods)
         found = np.where(self.flow_columns < 0, self.flow_fixed, x[self.flow_columns])
+        if len(self.loss_columns):  # `p_kw` of the model is the mean of both ends
+            found = found + np.where(self.loss_columns < 0, 0.0, 0.5 * x[self.loss_columns])
         return found.reshape(-1, self.periods)
 
     def data(self, session: Session) -> SegmentNumbers:

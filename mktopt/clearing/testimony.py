@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mktopt.clearing.consistency import mean_kw
 from mktopt.clearing.reactive import has_range
 from mktopt.clearing.result import Clearing, Evidence, FloatArray
 
@@ -44,6 +45,11 @@ def values_of(clearing: Clearing, evidence: Evidence) -> FloatArray:
 
 def put_grid(clearing: Clearing, grid: Any, put: Callable[[Any, FloatArray], None]) -> None:
     """Calls `put` with each component of the flow's block and its values in the tables of flows and voltages."""
+    if getattr(grid, "loss_shared", False):
+        flows = clearing.flows
+        put(grid.p_kw, mean_kw(flows))
+        put(grid.loss_kw, flows["p_kw"].to_numpy(dtype=float) - flows["to_kw"].to_numpy(dtype=float))
+        return
     for name in ("p_kw", "q_kvar", "to_kw", "to_kvar"):
         if (component := grid.component(name)) is not None:
             put(component, clearing.flows[name].to_numpy(dtype=float))

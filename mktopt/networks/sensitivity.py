@@ -104,9 +104,14 @@ def dc_solver(topology: Topology) -> Solve:
     return solve
 
 
-def refuse_open_loops(network: Network) -> None:
-    """Branches without reactance share a flow in any proportion when they close a loop."""
+def refuse_open_loops(network: Network, among: npt.NDArray[np.bool_] | None = None) -> None:
+    """Branches without reactance share a flow in any proportion when they close a loop.
+
+    among: which branches physics binds, bool (n_branches,), all by default. Raises FormulationError naming the loop.
+    """
     zero = units.reactance_per_kw(network) == 0
+    if among is not None:
+        zero &= among
     if zero.sum() < 2:
         return
     import networkx as nx

@@ -14,7 +14,7 @@ from mktopt.clearing.consistency import carried_kva
 
 FLOWS = list(mo.FLOWS)
 MESHED_FLOWS = [name for name, flow in mo.FLOWS.items() if not flow.radial_only]
-CONES, NONCONVEX = ["lindistflow", "distflow"], ["ac"]
+CONES, NONCONVEX = ["lindistflow", "distflow", "lossy"], ["ac"]
 # Flows whose markets are linear but for the curves of orders.
 LINEAR = [name for name in FLOWS if name not in CONES + NONCONVEX]
 

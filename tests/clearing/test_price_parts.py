@@ -20,7 +20,8 @@ from tests.formulations.physics import grid_of, market, two_bus
 EXACT = mo.flow("distflow", exact=True)
 LINEAR = ["copperplate", "transport", "dc", "ptdf"]
 FLOWS = {
-    **{name: mo.flow(name) for name in [*LINEAR, "lindistflow", "distflow", "ac"]},
+    **{name: mo.flow(name) for name in [*LINEAR, "lindistflow", "distflow", "lossy", "ac"]},
+    "free lossy": mo.flow("lossy", physics=False),
     "polygon": mo.flow("lindistflow", sides=8),
     "exact": EXACT,
     "current": mo.flow("distflow", current_limits=True),
@@ -32,6 +33,7 @@ NEVER = {
     **{name: {"loss", "voltage", "reactive", "unassigned"} for name in ("transport", "dc", "ptdf")},
     **{name: {"loss", "unassigned"} for name in ("lindistflow", "polygon")},
     **{name: {"unassigned"} for name in ("exact", "ac", "free source")},
+    "lossy": {"voltage", "reactive"},
 }
 
 
@@ -77,7 +79,7 @@ def own_row(kind: int, flow: str) -> list[Any]:
             return grid.p_kw["l1", 0] + grid.p_kw["l1", 1] <= 5.0
         return grid.v2["b3", 0] >= 0.995
 
-    barred = {"copperplate": (2, 3, 4, 5, 6)} | dict.fromkeys(["transport", "dc", "ptdf"], (6,))
+    barred = {"copperplate": (2, 3, 4, 5, 6)} | dict.fromkeys(["transport", "dc", "ptdf", "lossy", "free lossy"], (6,))
     return [] if kind == 0 or kind in barred.get(flow, ()) else [row]
 
 

@@ -11,6 +11,7 @@ from mktopt.formulations.flows.copperplate import copperplate
 from mktopt.formulations.flows.dc import dc
 from mktopt.formulations.flows.distflow import distflow
 from mktopt.formulations.flows.lindistflow import lindistflow
+from mktopt.formulations.flows.lossy import lossy
 from mktopt.formulations.flows.ptdf import ptdf
 from mktopt.formulations.flows.transport import transport
 
@@ -25,6 +26,7 @@ FLOWS: dict[str, Flow] = {
         Flow("ptdf", ptdf, "linear power flow by sensitivities H; meshed grids"),
         Flow("lindistflow", lindistflow, "active and reactive power, voltages, no losses", radial_only=True),
         Flow("distflow", distflow, "losses and voltages by second-order cones, or exactly", radial_only=True),
+        Flow("lossy", lossy, "linear power flow with quadratic losses; private wires free; meshed grids"),
         Flow("ac", ac, "alternating current: losses, voltages, angles (a local optimum); meshed grids"),
     )
 }

@@ -125,6 +125,11 @@ def angle_limits(network: Network, reactance: FloatArray) -> tuple[FloatArray, F
 
 def nodal_balance(block: Any, network: Network, injection: Injections) -> None:
     """Declares Kirchhoff's current law, `balance[b, t]`: p_b = sum_{l from b} f_l - sum_{l to b} f_l."""
+    grid_balance(block, network, injection)
+
+
+def grid_balance(block: Any, network: Network, injection: Injections, losses: list[Any] | None = None) -> None:
+    """The same where branches lose power, half of it at either end: `losses`, variables in the sequence of `p_kw`."""
     periods = len(network.hours)
     flows = list(block.p_kw.values())
     incidence = network.topology.incidence.tocsr()
@@ -135,10 +140,12 @@ def nodal_balance(block: Any, network: Network, injection: Injections) -> None:
         b = index[bus]
         coefficients, variables, constant = injection.terms(b, t)
         span = range(starts[b], starts[b + 1])
+        places = [branches[k] * periods + t for k in span]
+        lost = [] if losses is None else [losses[place] for place in places]
         body = LinearExpression(
             constant=constant,
-            linear_coefs=coefficients + [-signs[k] for k in span],
-            linear_vars=variables + [flows[branches[k] * periods + t] for k in span],
+            linear_coefs=coefficients + [-signs[k] for k in span] + [-0.5] * len(lost),
+            linear_vars=variables + [flows[place] for place in places] + lost,
         )
         return _zero_row(body)
 

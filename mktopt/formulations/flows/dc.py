@@ -23,7 +23,7 @@ from pyomo.core.expr import LinearExpression
 from mktopt.errors import FormulationError, unknown_name
 from mktopt.formulations.flows.common import branch_flows, index_sets, nodal_balance
 from mktopt.formulations.orders import Injections
-from mktopt.networks.network import FloatArray, Network
+from mktopt.networks.network import FloatArray, IntArray, Network
 from mktopt.networks.sensitivity import refuse_open_loops
 from mktopt.networks.units import reactance_per_kw
 
@@ -44,7 +44,7 @@ def dc(block: Any, network: Network, injection: Injections, *, susceptance: str 
     block.angle = pyo.Var(block.buses, block.periods)
     for t in network.periods:
         block.angle[network.source_bus, t].fix(0.0)
-    _angle_drop(block, network, reactance / block.angle_scale)
+    angle_drop(block, network, reactance / block.angle_scale)
 
 
 def _reactance(network: Network, susceptance: str) -> FloatArray:
@@ -61,14 +61,16 @@ def _reactance(network: Network, susceptance: str) -> FloatArray:
     return reactance
 
 
-def _angle_drop(block: Any, network: Network, reactance: Any) -> None:
-    """`angle_drop[l, t]`: x_l f_l - theta_i + theta_j = -shift_l, all divided by `angle_scale`."""
-    ends = {
-        branch: (x, network.lines.at[k, "from_bus"], network.lines.at[k, "to_bus"], shift)
-        for k, (branch, x, shift) in enumerate(
-            zip(network.lines["branch"], reactance.tolist(), _shifts(block, network), strict=True)
-        )
-    }
+def angle_drop(block: Any, network: Network, reactance: FloatArray, among: IntArray | None = None) -> None:
+    """Declares `angle_drop[l, t]`: x_l f_l - theta_i + theta_j = -shift_l, all divided by `angle_scale`.
+
+    reactance: x_l / `angle_scale` (n_branches,); among: positions of the branches that obey it, all by default.
+    """
+    lines = network.lines
+    columns = (lines["branch"], reactance, lines["from_bus"], lines["to_bus"], _shifts(block, network))
+    rows = zip(*(np.asarray(column).tolist() for column in columns), strict=True)
+    ends = {branch: rest for branch, *rest in rows}
+    chosen = block.branches if among is None else lines["branch"].to_numpy()[among].tolist()
 
     def rule(block: Any, branch: str, t: int) -> Any:
         x, i, j, shift = ends[branch]
@@ -78,7 +80,7 @@ def _angle_drop(block: Any, network: Network, reactance: Any) -> None:
         )
         return (body, -shift)
 
-    block.angle_drop = pyo.Constraint(block.branches, block.periods, rule=rule)
+    block.angle_drop = pyo.Constraint(chosen, block.periods, rule=rule)
 
 
 def _shifts(block: Any, network: Network) -> list[float]:
