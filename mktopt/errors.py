@@ -55,6 +55,9 @@ class DataError(MktoptError):
             shown.append(f"... and {len(self.faults) - 10} more faults")
         super().__init__("\n".join(shown))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.faults,), self.__dict__  # as it was made: it comes back from other processes whole
+
 
 class UnknownNameError(MktoptError, KeyError):
     """A name (of a case, mechanism, flow, solver, option, bus ...) that nothing here has."""

@@ -89,7 +89,7 @@ class Bounding:
         held = np.array([float(row.sum()) - 1.0 for row in barred])  # at least one player in or out
         high = np.r_[constants / size, n - 1.0, held]
         low = np.r_[np.full(len(gaps), -np.inf), 1.0, np.full(len(bars), -np.inf)]
-        solution = solve(_maximise(A, low, high, n), "highs")
+        solution = solve(_maximise(A, low, high, n), "highs", {"mip_rel_gap": 0.0})  # or it would be no proof
         if not solution.status.ok:
             if solution.status.stopped.name == "INFEASIBLE":
                 return None

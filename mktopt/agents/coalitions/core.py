@@ -14,16 +14,16 @@ References: Gillies (1959); Maschler, Peleg, Shapley, Math. Oper. Res. 4 (1979);
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from mktopt.agents.coalitions.generation import Generation, Step
-from mktopt.agents.coalitions.masks import FloatArray, Span, masks_of
+from mktopt.agents.coalitions.masks import FloatArray, Span, masks_of, rows_of
 from mktopt.agents.coalitions.oracles import Oracle, oracle_for
-from mktopt.agents.coalitions.values import NOTHING, Coalition, CoalitionGame, Payoffs, label
+from mktopt.agents.coalitions.values import NOTHING, Coalition, CoalitionGame, Payoffs, checked_tolerance, label
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ class LeastCore:
     evaluated: int
 
 
-def excess(game: CoalitionGame, coalition: Coalition, payoffs: Payoffs) -> float:
+def excess(game: CoalitionGame, coalition: Iterable[str], payoffs: Payoffs) -> float:
     """v(S) - sum_{i in S} x_i [$]: what `coalition` would gain by leaving."""
-    paid = game.series(game.vector(payoffs))
-    return game.value(coalition) - float(sum(paid[player] for player in coalition))
+    row = rows_of([game.mask(coalition)], game.n)[0]
+    return game.value(coalition) - float(row @ game.vector(payoffs)) + 0.0
 
 
 def in_core(
@@ -87,7 +87,7 @@ def in_core(
     x = game.vector(payoffs)
     oracle = oracle_for(game, oracle)
     grand = game.value(game.all)
-    small = tolerance * max(abs(grand), float(np.abs(x).max())) + NOTHING
+    small = checked_tolerance(tolerance) * max(abs(grand), float(np.abs(x).max())) + NOTHING
     budget = float(x.sum()) - grand
     rows = oracle.worst(x, Span(game.n, [np.ones(game.n, dtype=bool)]), 1)
     gains, blocking = -np.inf, None
@@ -98,7 +98,7 @@ def in_core(
         gains, blocking = -budget, game.all
     found = blocking if gains > small else None
     inside = found is None and budget <= small
-    return CoreTest(inside, found, gains, budget, oracle.exact or not inside)
+    return CoreTest(inside, found, gains + 0.0, budget, oracle.exact or not inside)
 
 
 def least_core(game: CoalitionGame, *, oracle: Oracle | None = None) -> LeastCore:
@@ -114,7 +114,7 @@ def least_core(game: CoalitionGame, *, oracle: Oracle | None = None) -> LeastCor
     unit = generation.unit
     weights = dict(zip(map(game.coalition, masks_of(step.rows)), step.weights.tolist(), strict=True))
     payoffs = game.series(generation.payoffs(step.payoffs))
-    return LeastCore(payoffs, unit * step.epsilon, weights, oracle.exact, game.evaluated - before)
+    return LeastCore(payoffs, unit * step.epsilon + 0.0, weights, oracle.exact, game.evaluated - before)
 
 
 def first_step(generation: Generation, floor: FloatArray | None = None) -> Step:

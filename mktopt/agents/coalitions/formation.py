@@ -3,10 +3,10 @@
     merge   groups T_1 .. T_k become one      where  v(T_1 + .. + T_k | after) > sum_j v(T_j | before)
     split   a group becomes T_1 .. T_k        where  sum_j v(T_j | after) > v(T_1 + .. + T_k | before)
 
-As utility is transferable, more for a group can be shared so that each of its members has more. The greatest gain goes
-first. Where groups are independent the total rises with each step, so that the end is reached; where they are not, what
-some gain others may lose, and the same partition may come again, which is said. judged_by="all" lets only such steps
-pass that raise the total of all groups, and always ends.
+As utility is transferable, more for a group can be shared so that each of its members has more. The merge of greatest
+gain goes first; where none pays, the split of greatest gain. Where groups are independent the total rises with each
+step, so that the end is reached; where they are not, what some gain others may lose, and the same partition may come
+again, which is said. judged_by="all" lets only such steps pass that raise the total of all groups, and always ends.
 References: Apt, Witzel, A generic approach to coalition formation, Int. Game Theory Rev. 11 (2009); Saad et al.,
 IEEE Signal Process. Mag. 26(5) (2009).
 """
@@ -20,7 +20,7 @@ from itertools import combinations
 import pandas as pd
 
 from mktopt.agents.coalitions.partition import Partition, PartitionGame, checked_partition, partitions, words
-from mktopt.agents.coalitions.values import Coalition, CoalitionGame, label
+from mktopt.agents.coalitions.values import Coalition, CoalitionGame, checked_tolerance, label
 from mktopt.errors import FormulationError, unknown_name
 
 JUDGES = ("involved", "all")
@@ -64,11 +64,13 @@ def merge_and_split(
         raise unknown_name("judge", judged_by, JUDGES)
     if pieces is not None and pieces < 2:
         raise FormulationError(f"pieces={pieces}: a merge takes at least two groups, a split leaves at least two")
+    checked_tolerance(tolerance)
     alone = [[player] for player in game.players]
     here = checked_partition(game.players, alone if start is None else start)
     stakes = _Stakes(game, judged_by == "all", tolerance)
     seen, steps = {here}, list[dict[str, object]]()
-    ended, stable = f"gave up after {most} steps; judged_by='all' always ends", False
+    always = "" if stakes.everyone else "; judged_by='all' always ends"
+    ended, stable = f"gave up after {most} steps{always}; raise `most`", False
     while len(steps) < most:
         move = _best(stakes, here, _merges(here, pieces)) or _best(stakes, here, _splits(here, pieces))
         if move is None:
@@ -79,7 +81,7 @@ def merge_and_split(
         kind = "merge" if len(old) > 1 else "split"
         steps.append({"step": len(steps), "move": kind, "before": words(old), "after": words(new), "gain": gain})
         if here in seen:
-            ended = f"{words(here)} came again: groups that are not independent go round; judged_by='all' always ends"
+            ended = f"{words(here)} came again: groups that are not independent go round{always}"
             break
         seen.add(here)
     order = sorted(here, key=sorted)
@@ -103,7 +105,7 @@ class _Stakes:
     def of(self, group: Coalition, partition: Partition) -> float:
         """v(S | p), or v(S) where groups are independent."""
         if isinstance(self.game, PartitionGame):
-            return self.game.value(group, partition)
+            return self.game.worth(group, partition)
         return self.game.value(group)
 
     def gain(self, here: Partition, old: Partition, new: Partition) -> float:

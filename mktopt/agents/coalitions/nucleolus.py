@@ -26,7 +26,7 @@ from mktopt.agents.coalitions.core import first_step
 from mktopt.agents.coalitions.generation import WEIGHT, Generation, Step, linear
 from mktopt.agents.coalitions.masks import BoolArray, FloatArray, Span, masks_of, rows_of, sums
 from mktopt.agents.coalitions.oracles import Callback, Oracle, oracle_for
-from mktopt.agents.coalitions.values import Coalition, CoalitionGame, Payoffs
+from mktopt.agents.coalitions.values import NOTHING, Coalition, CoalitionGame, Payoffs, checked_tolerance
 from mktopt.errors import FormulationError, SolverError
 from mktopt.solvers.solution import Stopped
 from mktopt.solvers.table import solve
@@ -116,12 +116,13 @@ def kohlberg(
     """Whether `payoffs` are the nucleolus (the prenucleolus with individually_rational=False), by Kohlberg's criterion.
 
     It looks at all coalitions (at most 20 players) and knows nothing of how payoffs were found. tolerance: share of
-    the greatest |v| within which excesses are equal and limits bind.
+    what groups are worth or gain together, whichever is less, within which excesses are equal and limits bind.
     """
     x = game.vector(payoffs)
     values = game.table()
-    small = tolerance * max(float(np.abs(values).max()), float(np.abs(x).max()), 1e-300)
     own = values[1 << np.arange(game.n)]
+    rounding = 1e-12 * max(float(np.abs(values).max()), float(np.abs(x).max())) + NOTHING
+    small = checked_tolerance(tolerance) * min(_size(values), _size(values - sums(own))) + rounding
     if abs(float(x.sum()) - float(values[-1])) > small or (individually_rational and bool((x < own - small).any())):
         return False
     at_floor = np.flatnonzero(x <= own + small) if individually_rational else np.zeros(0, dtype=np.int64)
@@ -136,6 +137,10 @@ def kohlberg(
         for row in top:
             span.add(row)
     return True
+
+
+def _size(values: FloatArray) -> float:
+    return max(float(values.max()), abs(float(values[-1])))
 
 
 def _balanced(rows: BoolArray, free: BoolArray, span: Span) -> bool:

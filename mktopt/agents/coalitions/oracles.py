@@ -25,6 +25,8 @@ from mktopt.errors import FormulationError
 
 # Up to here all values are computed without being asked twice: 32,767 of them.
 MOST_COMPUTED = 15
+# Each bound costs a pass over all coalitions; of more that come at once some are left out.
+_MOST_BOUNDS = 256
 
 
 class Oracle(Protocol):
@@ -37,13 +39,19 @@ class Oracle(Protocol):
 
 
 def oracle_for(game: CoalitionGame, oracle: Oracle | None) -> Oracle:
-    """The oracle given, or the exhaustive one where the game is small enough (else FormulationError)."""
-    return Exhaustive(game) if oracle is None else oracle
+    """The oracle given, or the exhaustive one where the game is small enough. Raises FormulationError where it is
+    not, and for an oracle of another game."""
+    if oracle is None:
+        return Exhaustive(game)
+    if getattr(oracle, "game", game) is not game:
+        raise FormulationError(f"the {type(oracle).__name__} given searches another game: make one of this game")
+    return oracle
 
 
 class Exhaustive:
     """All coalitions: exact. Values that are not known are computed all at once, or, where the game brings bounds, one
-    portion after the other until no bound lets an unknown value be the worst.
+    portion after the other until no bound lets an unknown value be the worst. It is as exact as the bounds are: a value
+    above one of them is refused where it is met, from a millionth of the greatest value on.
 
     limit: the most players; by default 20 where all values are known or bring bounds, else 15. Raises FormulationError
     above it.
@@ -75,8 +83,9 @@ class Exhaustive:
         paid, closed = sums(payoffs), ~settled.all_outside()
         count = min(count, 2**game.n)
         while True:
-            known, upper = game.known, self._bounded()
+            known = game.known
             unknown = np.isnan(known)
+            upper = self._bounded() if unknown.any() else self._upper
             score = np.where(unknown, upper, known) - paid
             score[closed] = -np.inf
             top = np.argpartition(score, -count)[-count:]
@@ -89,7 +98,8 @@ class Exhaustive:
     def _bounded(self) -> FloatArray:
         """The least bound known of every value (2^n,). Raises FormulationError where a value is above a bound: then
         others were ruled out wrongly."""
-        for constant, weights in self.game.bounds[self._taken :]:
+        fresh = self.game.bounds[self._taken :]
+        for constant, weights in fresh[:: 1 + len(fresh) // _MOST_BOUNDS]:  # fewer rule out less, but nothing wrongly
             np.minimum(self._upper, constant + sums(weights), out=self._upper)
         if self._taken == len(self.game.bounds):
             return self._upper
@@ -176,7 +186,10 @@ class Callback:
 
     def worst(self, payoffs: FloatArray, settled: Span, count: int) -> BoolArray:
         """See `Oracle`; more than `count` where the search gives more."""
-        found = [self.game.mask(coalition) for coalition in self.find(self.game.series(payoffs))]
+        given = self.find(self.game.series(payoffs))
+        if not isinstance(given, Iterable):
+            raise FormulationError(f"the search found {given!r}; it must give coalitions, or none: an empty list")
+        found = [self.game.mask(coalition) for coalition in given]
         rows = rows_of(dict.fromkeys(found), self.game.n).reshape(-1, self.game.n)
         rows = rows[settled.outside(rows)]
         if not len(rows):

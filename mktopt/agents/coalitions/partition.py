@@ -14,12 +14,13 @@ References: Thrall, Lucas, Nav. Res. Logist. Q. 10 (1963); Bloch, van den Nouwel
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mktopt.agents.coalitions.values import Coalition, CoalitionGame, checked_players, label
+from mktopt.agents.coalitions.values import Coalition, CoalitionGame, checked_players, label, named
 from mktopt.errors import DataError, Fault, FormulationError, unknown_name
 
 Partition = frozenset[Coalition]
@@ -55,23 +56,35 @@ class PartitionGame:
         """v(S | p) [$]. Raises DataError where the groups are no partition or S is not one of them, FormulationError
         for a value that is not finite."""
         parts = self.partition(partition)
-        group = frozenset(coalition)
+        group = named(coalition)
         if group not in parts:
             raise DataError(Fault("partition", f"{label(group)} is not one of its groups", words(parts)))
-        return self._value(group, parts)
+        return self.worth(group, parts)
 
-    def _value(self, group: Coalition, parts: Partition) -> float:
+    def worth(self, group: Coalition, parts: Partition) -> float:
+        """v(S | p) [$] of a group and a partition that are known to be such: `value` without its checks."""
         if (group, parts) not in self._known:
-            found = float(self.value_of(group, parts))
-            if not np.isfinite(found):
-                raise FormulationError(f"the value of {label(group)} in {words(parts)} is {found}; it must be finite")
-            self._known[group, parts] = found
+            self._known[group, parts] = self._computed(group, parts)
         return self._known[group, parts]
+
+    def _computed(self, group: Coalition, parts: Partition) -> float:
+        try:
+            found = self.value_of(group, parts)
+        except Exception as error:
+            error.add_note(f"while valuing {label(group)} in {words(parts)}")
+            raise
+        try:
+            value = float(found)
+        except (TypeError, ValueError):
+            value = np.nan
+        if not np.isfinite(value):
+            raise FormulationError(f"the value of {label(group)} in {words(parts)} is {found}; it must be finite")
+        return value
 
     def total(self, partition: Iterable[Iterable[str]]) -> float:
         """What all groups of a partition are worth together [$]."""
         parts = self.partition(partition)
-        return sum(self._value(group, parts) for group in sorted(parts, key=sorted))
+        return sum(self.worth(group, parts) for group in sorted(parts, key=sorted))
 
     def partition(self, groups: Iterable[Iterable[str]]) -> Partition:
         """`groups` as a partition of the players. Raises DataError where a player is missing or in two groups."""
@@ -106,7 +119,7 @@ class _Expecting:
         else:
             around = partitions(others)
         best = max if self.rule == "optimistic" else min
-        return best(self.game._value(group, frozenset([group, *map(frozenset, rest)])) for rest in around)
+        return best(self.game.worth(group, frozenset([group, *map(frozenset, rest)])) for rest in around)
 
 
 def partitions(players: Sequence[str], most: int | None = None) -> Iterator[list[list[str]]]:
@@ -124,20 +137,20 @@ def partitions(players: Sequence[str], most: int | None = None) -> Iterator[list
 
 def checked_partition(players: Sequence[str], groups: Iterable[Iterable[str]]) -> Partition:
     """`groups` as a partition of `players`; DataError where a player is missing, a stranger or in two groups."""
-    listed = [list(group) for group in groups]
+    listed = [named(group) for group in groups]
     for group in listed:
         if not group:
             raise DataError(Fault("partition", "a group is empty", hint="leave it out"))
-    names = [player for group in listed for player in group]
-    for player in names:
+    times = Counter(player for group in listed for player in group)
+    for player, count in times.items():
         if player not in players:
             raise unknown_name("player", player, players)
-        if names.count(player) > 1:
+        if count > 1:
             raise DataError(Fault("partition", "the player is in two groups", player))
     for player in players:
-        if player not in names:
+        if player not in times:
             raise DataError(Fault("partition", "the player is in no group", player, hint="add it, alone if need be"))
-    return frozenset(map(frozenset, listed))
+    return frozenset(listed)
 
 
 def words(partition: Iterable[Iterable[str]]) -> str:

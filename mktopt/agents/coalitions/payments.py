@@ -20,7 +20,7 @@ import pandas as pd
 
 from mktopt.agents.coalitions.core import excess, least_core
 from mktopt.agents.coalitions.oracles import Oracle
-from mktopt.agents.coalitions.values import NOTHING, Coalition, CoalitionGame, Payoffs, label
+from mktopt.agents.coalitions.values import NOTHING, Coalition, CoalitionGame, Payoffs, checked_tolerance, label
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +73,12 @@ def supporting_payments(
     The payments are a point of the least core; the nucleolus is another, and unique. tolerance: share of the greatest
     of |v(N)| and the payments that counts as nothing. oracle: see `least_core`, whose errors are raised.
     """
+    checked_tolerance(tolerance)
     found = least_core(game, oracle=oracle)
     grand = game.value(game.all)
     size = max(abs(grand), float(np.abs(found.payoffs).max()))
     if found.epsilon <= tolerance * size + NOTHING:
-        return SupportingPayments(True, found.payoffs, -found.epsilon, {}, 0.0, found.proved, game)
+        return SupportingPayments(True, found.payoffs, 0.0 - found.epsilon, {}, 0.0, found.proved, game)
     balanced = balanced_weights(game, found.weights)
     shortfall = sum(weight * game.value(group) for group, weight in balanced.items()) - grand
     return SupportingPayments(False, None, -found.epsilon, balanced, shortfall, True, game)

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mktopt.agents.coalitions.values import Coalition, CoalitionGame
 from mktopt.errors import DataError, Fault, unknown_name
 
@@ -45,20 +47,26 @@ def airport(costs: Mapping[str, float]) -> CoalitionGame:
 def bankruptcy(estate: float, claims: Mapping[str, float]) -> CoalitionGame:
     """The bankruptcy game: an `estate` [$] that does not cover the `claims` [$]. Raises DataError where it does."""
     _not_negative("claims", claims)
-    if not 0.0 <= estate <= sum(claims.values()):
+    if not 0.0 <= estate <= sum(claims.values()) * (1.0 + 1e-12):
         problem = f"the estate must be between 0 and the sum of the claims, {sum(claims.values()):g}"
         raise DataError(Fault("bankruptcy", problem, column="estate", row="estate", value=estate))
     return CoalitionGame(list(claims), _Value(_left, dict(claims), estate))
 
 
 def majority(quota: float, weights: Mapping[str, float]) -> CoalitionGame:
-    """The weighted majority game [quota; weights]: winning coalitions are worth 1."""
+    """The weighted majority game [quota; weights]: winning coalitions are worth 1. Raises DataError for a quota that
+    is not above 0: nobody would win."""
     _not_negative("weights", weights)
+    if not 0.0 < quota < np.inf:
+        raise DataError(Fault("majority", "the quota must be above 0 and finite", "quota", "quota", quota))
     return CoalitionGame(list(weights), _Value(_wins, dict(weights), quota))
 
 
 def unanimity(players: Sequence[str], carrier: Sequence[str]) -> CoalitionGame:
-    """The unanimity game: 1 where all of `carrier` are together. Raises UnknownNameError for a stranger in it."""
+    """The unanimity game: 1 where all of `carrier` are together. Raises UnknownNameError for a stranger in it, and
+    DataError where it is empty: nobody would be worth 1."""
+    if not carrier:
+        raise DataError(Fault("unanimity", "the carrier is empty", hint="name at least one player"))
     for player in carrier:
         if player not in players:
             raise unknown_name("player", player, players)
@@ -87,5 +95,5 @@ def _holds(coalition: Coalition, carrier: Coalition, level: float) -> float:
 
 def _not_negative(table: str, numbers: Mapping[str, float]) -> None:
     for player, value in numbers.items():
-        if not value >= 0.0:
-            raise DataError(Fault(table, "must not be negative", player, table, value))
+        if not 0.0 <= value < np.inf:
+            raise DataError(Fault(table, "must not be negative, nor infinite", player, table, value))

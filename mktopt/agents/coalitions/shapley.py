@@ -10,7 +10,9 @@ Sampled from permutations in independent blocks, whose means give the standard e
     antithetic    a permutation and its reverse: who came early comes late
     stratified    a permutation and its n - 1 rotations: every player stands at every position once
 
-Each block is efficient and unbiased, so their mean is, too.
+Each block is efficient and unbiased, so their mean is, too. Its error is estimated from how blocks differ: honest
+where there are some tens of them (few permutations are few blocks, of n each if stratified), and where what a player
+adds does not hang on coalitions so rare that none was drawn.
 References: Shapley (1953); Castro, Gomez, Tejada, Comput. Oper. Res. 36 (2009) and 82 (2017).
 """
 
@@ -26,7 +28,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from mktopt.agents.coalitions.masks import FloatArray, sizes
-from mktopt.agents.coalitions.values import MOST_LISTED, CoalitionGame
+from mktopt.agents.coalitions.values import MOST_LISTED, CoalitionGame, checked_tolerance
 from mktopt.errors import FormulationError, unknown_name
 
 METHODS = ("antithetic", "stratified", "permutation")
@@ -34,22 +36,40 @@ METHODS = ("antithetic", "stratified", "permutation")
 MOST_EXACT = 12
 # Permutations whose values are asked for at once.
 _BATCH = 64
+# Blocks before their spread is trusted.
+_TRUSTED = 30
 
 
 @dataclass(frozen=True, eq=False)
 class Shapley:
     """The Shapley value. payoffs, standard_errors: by player [$], the errors 0 where exact; permutations: how many were
-    sampled, 0 where exact; evaluated: values computed for it."""
+    sampled, in how many independent blocks, both 0 where exact; evaluated: values computed for it."""
 
     payoffs: pd.Series[float]
     standard_errors: pd.Series[float]
     permutations: int
+    blocks: int
     evaluated: int
 
     @property
     def exact(self) -> bool:
         """Whether all coalitions were counted."""
         return self.permutations == 0
+
+    def intervals(self, confidence: float = 0.95) -> pd.DataFrame:
+        """Between what limits the exact values are, each with probability `confidence`: player, payoff, low, high [$].
+
+        By Student's t with as many degrees of freedom as there are blocks, less one. Raises FormulationError where
+        `confidence` is not between 0 and 1.
+        """
+        from scipy.special import stdtrit
+
+        if not 0.0 < confidence < 1.0:
+            raise FormulationError(f"confidence={confidence}: it must be between 0 and 1")
+        width = 0.0 if self.exact else float(stdtrit(self.blocks - 1, 0.5 + 0.5 * confidence))
+        reach = width * self.standard_errors
+        columns = {"payoff": self.payoffs, "low": self.payoffs - reach, "high": self.payoffs + reach}
+        return pd.DataFrame(columns).reset_index()
 
 
 def shapley(game: CoalitionGame, *, limit: int | None = None) -> Shapley:
@@ -73,7 +93,7 @@ def shapley(game: CoalitionGame, *, limit: int | None = None) -> Shapley:
         without = masks[(masks >> player) & 1 == 0]
         added = values[without | (1 << player)] - values[without]
         payoffs[player] = float((weight[size[without]] * added).sum())
-    return Shapley(game.series(payoffs), game.series(np.zeros(n)), 0, game.evaluated - before)
+    return Shapley(game.series(payoffs), game.series(np.zeros(n)), 0, 0, game.evaluated - before)
 
 
 def shapley_sampled(
@@ -87,13 +107,16 @@ def shapley_sampled(
     """The Shapley value from random permutations, with standard errors, for any number of players.
 
     permutations: the most that are drawn, rounded up to whole blocks, of which there are at least two (antithetic: 2
-    permutations each, stratified: n). tolerance: stop earlier, when no standard error is greater [$]. The same seed
-    gives the same answer. Raises UnknownNameError for a method, FormulationError for too few permutations.
+    permutations each, stratified: n). tolerance: stop earlier, when no standard error is greater [$], but not before
+    the 30th block: the errors of few are small by accident. The same seed gives the same answer. Raises
+    UnknownNameError for a method, FormulationError for too few permutations, or a tolerance below 0.
     """
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
-    if permutations < 1:
-        raise FormulationError(f"permutations={permutations}: at least one must be drawn")
+    if permutations != int(permutations) or permutations < 1:
+        raise FormulationError(f"permutations={permutations}: a whole number, at least one, must be drawn")
+    if tolerance is not None:
+        checked_tolerance(tolerance)
     rng, n, before = np.random.default_rng(seed), game.n, game.evaluated
     length = {"permutation": 1, "antithetic": 2, "stratified": n}[method]
     blocks = max(2, -(-permutations // length))
@@ -103,10 +126,10 @@ def shapley_sampled(
         count = min(together, blocks - len(means))
         drawn = np.concatenate([_block(rng.permutation(n), method) for _ in range(count)])
         means = np.vstack([means, _added(game, drawn).reshape(count, length, n).mean(axis=1)])
-        if tolerance is not None and len(means) > 1 and _errors(means).max() <= tolerance:
+        if tolerance is not None and len(means) >= _TRUSTED and _errors(means).max() <= tolerance:
             break
     payoffs, errors = game.series(means.mean(axis=0)), game.series(_errors(means))
-    return Shapley(payoffs, errors, length * len(means), game.evaluated - before)
+    return Shapley(payoffs, errors, length * len(means), len(means), game.evaluated - before)
 
 
 def _block(order: npt.NDArray[np.int64], method: str) -> npt.NDArray[np.int64]:

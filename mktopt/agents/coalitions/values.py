@@ -18,9 +18,9 @@ Reference: Peleg and Sudhoelter, Introduction to the Theory of Cooperative Games
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from mktopt.agents.coalitions.masks import BoolArray, FloatArray, masks_of
+from mktopt.agents.coalitions.workers import Workers
 from mktopt.errors import DataError, Fault, FormulationError, unknown_name
 
 Coalition = frozenset[str]
@@ -39,8 +40,8 @@ MOST_LISTED = 20
 BOUND_ERROR = 1e-6
 # And by how much at least [$], where nothing is worth anything.
 NOTHING = 1e-12
-# Values are handed to a process in portions: often enough to keep all busy, seldom enough to cost nothing.
-_PORTIONS = 8
+# Coalitions that are written out at once: all of 20 players would fill a gigabyte.
+_AT_ONCE = 2**14
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ class CoalitionGame:
         self, players: Sequence[str], value: Callable[[Coalition], float | Bounded], *, workers: int = 1
     ) -> None:
         self.players = checked_players(players)
-        if workers < 1:
+        if not callable(value):
+            raise FormulationError(f"value={value!r} is no function of a coalition; a table goes into from_table")
+        if int(workers) != workers or workers < 1:
             raise FormulationError(f"workers={workers}: at least one process must compute the values")
         self.value_of, self.workers = value, int(workers)
         self._bit = {player: 1 << k for k, player in enumerate(self.players)}
@@ -75,7 +78,7 @@ class CoalitionGame:
         self._store(0, 0.0)
         self.bounds: list[tuple[float, FloatArray]] = []
         self.evaluated = 0
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Workers[Coalition, float | Bounded] | None = None
 
     @classmethod
     def from_table(cls, players: Sequence[str], table: Mapping[Iterable[str], float] | npt.ArrayLike) -> CoalitionGame:
@@ -96,7 +99,7 @@ class CoalitionGame:
             problem = f"an array of {game.n} players has shape ({2**game.n},), this one {values.shape}"
             raise DataError(Fault("coalition values", problem, hint="entry k: player i where bit i of k is set"))
         for mask in np.flatnonzero(~np.isfinite(values))[:1]:
-            raise _not_finite(game.coalition(int(mask)), float(values[mask]))
+            _number(values[mask], "coalition values", label(game.coalition(int(mask))), "value")
         if values[0] != 0.0:
             raise DataError(Fault("coalition values", "the empty coalition must be worth 0", "()", "value", values[0]))
         game._array = values
@@ -111,9 +114,7 @@ class CoalitionGame:
             if mask in seen:
                 raise DataError(Fault("coalition values", "the coalition stands twice", label(self.coalition(mask))))
             seen.add(mask)
-            if not math.isfinite(value):
-                raise _not_finite(self.coalition(mask), value)
-            values[mask] = value
+            values[mask] = _number(value, "coalition values", label(self.coalition(mask)), "value")
         missing = np.flatnonzero(np.isnan(values))
         if len(missing):
             problem = f"{len(missing)} of {2**self.n - 1} coalitions have no value"
@@ -135,12 +136,8 @@ class CoalitionGame:
 
     def mask(self, coalition: Iterable[str]) -> int:
         """The whole number that stands for a coalition. Raises UnknownNameError for a stranger."""
-        if isinstance(coalition, str):
-            raise FormulationError(
-                f"a coalition is a set of players, not a text: write ({coalition!r},) for one player"
-            )
         found = 0
-        for player in coalition:
+        for player in named(coalition):
             if player not in self._bit:
                 raise unknown_name("player", player, self.players)
             found |= self._bit[player]
@@ -156,21 +153,22 @@ class CoalitionGame:
         Raises DataError for a player without payoff, or one that is not finite, and UnknownNameError for a stranger.
         """
         if isinstance(payoffs, (Mapping, pd.Series)):
-            given = {str(player): float(value) for player, value in payoffs.items()}
-            for player in given:
-                if player not in self._bit:
+            given: dict[str, Any] = {}
+            for player, value in payoffs.items():
+                if str(player) not in self._bit:
                     raise unknown_name("player", player, self.players)
+                if str(player) in given:
+                    raise DataError(Fault("payoffs", "the player stands twice", str(player)))
+                given[str(player)] = value
             for player in self.players:
                 if player not in given:
                     raise DataError(Fault("payoffs", "the player has no payoff", player, hint="give 0 for nothing"))
-            found = np.array([given[player] for player in self.players])
+            listed = np.array([given[player] for player in self.players], dtype=object)
         else:
-            found = np.array(payoffs, dtype=float)
-        if found.shape != (self.n,):
-            raise DataError(Fault("payoffs", f"{self.n} players need shape ({self.n},), not {found.shape}"))
-        for k in np.flatnonzero(~np.isfinite(found))[:1]:
-            raise DataError(Fault("payoffs", "not a finite number", self.players[k], "payoff", float(found[k])))
-        return found
+            listed = np.array(payoffs, dtype=object)
+            if listed.shape != (self.n,):
+                raise DataError(Fault("payoffs", f"{self.n} players need shape ({self.n},), not {listed.shape}"))
+        return np.array([_number(value, "payoffs", p, "payoff") for p, value in zip(self.players, listed, strict=True)])
 
     def series(self, payoffs: FloatArray) -> pd.Series[float]:
         """`payoffs` (n,) by player [$]."""
@@ -230,21 +228,19 @@ class CoalitionGame:
         return [int(mask) for mask in np.flatnonzero(~np.isnan(self._array)) if mask]
 
     def _compute(self, masks: Sequence[int]) -> None:
-        if not len(masks):
-            return
-        coalitions = [self.coalition(int(mask)) for mask in masks]
-        self.evaluated += len(masks)
-        for mask, coalition, found in zip(masks, coalitions, self._found(coalitions), strict=True):
-            value = found.value if isinstance(found, Bounded) else float(found)
-            if not math.isfinite(value):
-                raise FormulationError(
-                    f"the value of coalition {label(coalition)} is {value}; it must be a finite number"
-                )
-            self._store(int(mask), value)
-            if isinstance(found, Bounded):
-                self.bounds.append(self._bound(coalition, found))
+        for start in range(0, len(masks), _AT_ONCE):
+            some = [int(mask) for mask in masks[start : start + _AT_ONCE]]
+            coalitions = [self.coalition(mask) for mask in some]
+            for mask, coalition, found in zip(some, coalitions, self._found(coalitions), strict=True):
+                if isinstance(found, Bounded):
+                    self.bounds.append(self._bound(coalition, found))
+                self._store(mask, float(found.value if isinstance(found, Bounded) else found))
+                self.evaluated += 1
 
     def _bound(self, coalition: Coalition, found: Bounded) -> tuple[float, FloatArray]:
+        strangers = sorted(found.weights.keys() - self._bit.keys())
+        for player in strangers[:1]:  # its weight would be lost, and the bound too low
+            raise unknown_name("player of a bound", player, self.players)
         weights = np.array([float(found.weights.get(player, 0.0)) for player in self.players])
         inside = np.array([player in coalition for player in self.players])
         most = found.constant + float(weights[inside].sum())
@@ -256,13 +252,12 @@ class CoalitionGame:
             )
         return float(found.constant), weights
 
-    def _found(self, coalitions: list[Coalition]) -> Iterable[float | Bounded]:
+    def _found(self, coalitions: list[Coalition]) -> Iterator[float | Bounded]:
         if self.workers == 1 or len(coalitions) == 1:
-            return map(self.value_of, coalitions)
-        if self._pool is None:
-            self._pool = _pool(self.value_of, self.workers)
-        portion = max(1, len(coalitions) // (_PORTIONS * self.workers))
-        return self._pool.map(_in_worker, coalitions, chunksize=portion)
+            return map(partial(_valued, self.value_of), coalitions)
+        if self._pool is None or self._pool.broken:
+            self._pool = Workers(partial(_valued, self.value_of), self.workers)
+        return self._pool.answers(coalitions)
 
     def _store(self, mask: int, value: float) -> None:
         if self._array is not None:
@@ -273,8 +268,11 @@ class CoalitionGame:
     def close(self) -> None:
         """Ends the processes of the workers; values stay."""
         if self._pool is not None:
-            self._pool.shutdown()
+            self._pool.close()
             self._pool = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pool": None}  # a copy has processes of its own
 
     def __enter__(self) -> CoalitionGame:
         return self
@@ -286,6 +284,14 @@ class CoalitionGame:
         return f"CoalitionGame({self.n} players, {len(self.known_coalitions())} of {2**self.n - 1} values known)"
 
 
+def named(coalition: Iterable[str]) -> Coalition:
+    """The players of a coalition, each by what `str` says, as the names of players are. A text is refused: it would be
+    one player per letter."""
+    if isinstance(coalition, str):
+        raise FormulationError(f"a coalition is a set of players, not a text: write ({coalition!r},) for one player")
+    return frozenset(map(str, coalition))
+
+
 def label(coalition: Iterable[str]) -> str:
     """A coalition in words: {A1, A2}."""
     return "{" + ", ".join(sorted(coalition)) + "}"
@@ -293,8 +299,8 @@ def label(coalition: Iterable[str]) -> str:
 
 def checked_players(players: Sequence[str]) -> tuple[str, ...]:
     """The names of players, each there once. Raises DataError."""
-    if isinstance(players, str):
-        raise FormulationError(f"players is a sequence of names, not the text {players!r}")
+    if isinstance(players, (str, set, frozenset)):
+        raise FormulationError(f"players is a sequence of names, whose order is that of arrays, not {players!r}")
     names = tuple(str(player) for player in players)
     if not names:
         raise DataError(Fault("players", "a game needs at least one player"))
@@ -306,44 +312,46 @@ def checked_players(players: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
+def checked_tolerance(tolerance: float) -> float:
+    """`tolerance`; FormulationError where it is no number of at least 0, beside which nothing could be judged."""
+    if not (math.isfinite(tolerance) and tolerance >= 0.0):
+        raise FormulationError(f"tolerance={tolerance}: it must be finite and at least 0")
+    return tolerance
+
+
 def _read_only(array: FloatArray) -> FloatArray:
     view = array.view()
     view.flags.writeable = False
     return view
 
 
-def _not_finite(coalition: Coalition, value: float) -> DataError:
-    return DataError(Fault("coalition values", "not a finite number", label(coalition), "value", value))
+def _number(value: Any, table: str, row: str, column: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(Fault(table, "not a finite number", row, column, value))
+    return number
 
 
 def _listed_only(coalition: Coalition) -> float:
     raise FormulationError(f"the table has no value of {label(coalition)}")
 
 
-# -- workers -------------------------------------------------------------------------------------------------------
-
-_HERE: dict[str, Callable[[Coalition], float | Bounded]] = {}
-
-
-def _pool(value: Any, workers: int) -> ProcessPoolExecutor:
-    """Fresh processes, not forks: a solver's threads do not survive a fork."""
-    import multiprocessing
-    from multiprocessing.reduction import ForkingPickler
-
+def _valued(value_of: Callable[[Coalition], float | Bounded], coalition: Coalition) -> float | Bounded:
+    """What a value function says of a coalition, a number or `Bounded`; errors say of which coalition."""
     try:
-        ForkingPickler.dumps(value)
-    except Exception as error:  # whatever an object's own reduction raises
+        found = value_of(coalition)
+    except Exception as error:
+        error.add_note(f"while valuing coalition {label(coalition)}")
+        raise
+    try:
+        value = float(found.value if isinstance(found, Bounded) else found)
+    except (TypeError, ValueError) as error:
         raise FormulationError(
-            f"the value function cannot be sent to other processes ({error}); define it at the top level of a module,"
-            " or as a class there with __call__, or use workers=1"
+            f"the value of coalition {label(coalition)} is {found!r}; the function must return a number, or Bounded"
         ) from error
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(value,))
-
-
-def _begin(value: Callable[[Coalition], float | Bounded]) -> None:
-    _HERE["value"] = value
-
-
-def _in_worker(coalition: Coalition) -> float | Bounded:
-    return _HERE["value"](coalition)
+    if not math.isfinite(value):
+        raise FormulationError(f"the value of coalition {label(coalition)} is {value}; it must be a finite number")
+    return found if isinstance(found, Bounded) else value

@@ -15,7 +15,7 @@ from mktopt.agents.coalitions.oracles import Callback, Exhaustive, LocalSearch
 from mktopt.agents.coalitions.payments import supporting_payments
 from mktopt.agents.coalitions.published import airport, gloves, majority
 from mktopt.agents.coalitions.values import Bounded, CoalitionGame
-from mktopt.errors import FormulationError
+from mktopt.errors import FormulationError, UnknownNameError
 from tests.agents.coalitions.drawn import NAMES, drawn_market, listed, tables
 
 
@@ -114,26 +114,51 @@ def test_owen_payments_of_a_market_are_in_its_core(n: int, seed: int) -> None:
 
 
 def test_bounds_spare_most_values() -> None:
-    market = drawn_market(14, 3)
-    game, all_of_them = market.game(), CoalitionGame(NAMES[:14], lambda s: market(s).value)
+    market = drawn_market(13, 3)
+    game, all_of_them = market.game(), CoalitionGame(NAMES[:13], lambda s: market(s).value)
     found, known = least_core(game), least_core(all_of_them)
     assert found.epsilon == pytest.approx(known.epsilon, abs=1e-7 * abs(game.value(game.all)))
-    assert found.evaluated < 0.1 * known.evaluated == 0.1 * (2**14 - 1)
+    assert found.evaluated < 0.1 * known.evaluated == 0.1 * (2**13 - 1)
 
 
 def test_wrong_bounds_are_seen() -> None:
     def own(group: frozenset[str]) -> Bounded:
-        return Bounded(float(len(group)), 0.0, dict.fromkeys(NAMES, 0.5))
+        return Bounded(float(len(group)), 0.0, dict.fromkeys(NAMES[:4], 0.5))
 
     with pytest.raises(FormulationError, match="its own bound says at most 2"):
         least_core(CoalitionGame(NAMES[:4], own))
 
     def others(group: frozenset[str]) -> Bounded:  # true of the group itself, and too low for three
         value = {1: 1.0, 2: 1.0, 3: 3.5, 4: 4.0}[len(group)]
-        return Bounded(value, 0.0, dict.fromkeys(NAMES, value / len(group)))
+        return Bounded(value, 0.0, dict.fromkeys(NAMES[:4], value / len(group)))
 
     with pytest.raises(FormulationError, match="a bound of another coalition says at most"):
         least_core(CoalitionGame(NAMES[:4], others))
+    with pytest.raises(UnknownNameError, match="unknown player of a bound 'z'"):
+        CoalitionGame(NAMES[:4], lambda group: Bounded(1.0, 1.0, {"z": 1.0})).value(["a"])
+
+
+def test_bounds_of_values_that_are_all_known_cost_nothing() -> None:
+    market = drawn_market(10, 3)
+    game, fresh = market.game(), market.game()
+    game.table()
+    assert len(game.bounds) == 2**10 - 1
+    assert least_core(game).epsilon == pytest.approx(least_core(fresh).epsilon, abs=1e-9 * game.value(game.all))
+    half = market.game()  # more bounds at once than are looked at
+    half.values_at(list(range(1, 700)))
+    assert least_core(half).epsilon == pytest.approx(least_core(fresh).epsilon, abs=1e-9 * game.value(game.all))
+
+
+def test_a_search_of_another_game_and_a_tolerance_of_nothing_are_refused() -> None:
+    game, other = gloves(["l"], ["r"]), gloves(["l"], ["r"])
+    with pytest.raises(FormulationError, match="the LocalSearch given searches another game"):
+        least_core(game, oracle=LocalSearch(other))
+    for tolerance in (-1.0, np.nan, np.inf):
+        with pytest.raises(FormulationError, match="it must be finite and at least 0"):
+            in_core(game, [1.0, 0.0], tolerance=tolerance)
+        with pytest.raises(FormulationError, match="it must be finite and at least 0"):
+            supporting_payments(game, tolerance=tolerance)
+    assert excess(game, ["l", "l"], [0.25, 0.75]) == -0.25  # a coalition is a set
 
 
 def test_bounds_prove_a_least_core_by_mixed_integer_programs() -> None:

@@ -24,6 +24,24 @@ def test_bankruptcy_is_shared_as_the_talmud_says(estate: float, shares: list[flo
     assert nucleolus(game).payoffs.to_numpy() == pytest.approx(shares)
 
 
+def equal_awards(estate: float, claims: FloatArray) -> FloatArray:
+    """All get the same, but nobody more than its claim, of an estate that they cover."""
+    awards = np.zeros(len(claims))
+    for k, at in enumerate(np.argsort(claims)):
+        awards[at] = min(claims[at], (estate - awards.sum()) / (len(claims) - k))
+    return awards
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.floats(0.0, 1.0), st.sampled_from([1e-6, 1.0, 1e9]))
+def test_bankruptcy_by_the_rule_of_aumann_and_maschler(claims: list[int], share: float, unit: float) -> None:
+    """Equal awards of half the claims, or, of more than these, equal losses."""
+    d = unit * np.array(claims, dtype=float)
+    estate = share * d.sum()
+    rule = equal_awards(estate, d / 2) if share <= 0.5 else d - equal_awards(d.sum() - estate, d / 2)
+    found = nucleolus(bankruptcy(estate, dict(zip(NAMES, d.tolist(), strict=False))))
+    assert found.payoffs.to_numpy() == pytest.approx(rule, abs=1e-7 * d.sum())
+
+
 def littlechild(costs: list[float]) -> FloatArray:
     """What aircraft of rising `costs` pay in the nucleolus: Littlechild, Int. J. Game Theory 3 (1974).
 
@@ -71,6 +89,16 @@ def test_it_passes_kohlbergs_criterion_and_nothing_else_does(values: FloatArray,
     moved = found.payoffs.to_numpy() + np.r_[0.1, -0.1, np.zeros(game.n - 2)]
     if not rational or (moved >= own).all():
         assert not kohlberg(game, moved, individually_rational=rational)
+
+
+def test_kohlberg_judges_by_what_groups_gain_not_by_what_they_have() -> None:
+    """Gains of 1 beside millions, and none at all beside rounding."""
+    own = np.array([1e6, -2e6, 3e6])
+    game = listed(sums(own) + np.array([0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 2.0]))
+    found = nucleolus(game).payoffs.to_numpy()
+    assert kohlberg(game, found) and found - own == pytest.approx([2 / 3] * 3, abs=1e-6)
+    assert not kohlberg(game, found + np.array([1e-3, -1e-3, 0.0]))
+    assert kohlberg(listed(np.zeros(32)), nucleolus(listed(np.zeros(32))).payoffs)
 
 
 @given(tables(least=3), st.floats(0.01, 1000.0), st.integers(0, 2**32))

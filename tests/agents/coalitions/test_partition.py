@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mktopt.agents.coalitions.core import in_core, least_core
@@ -53,6 +53,7 @@ def test_firms_that_leave_a_monopoly_fear_what_the_others_do() -> None:
     assert not supporting_payments(game.expecting("optimistic"))  # 3 x 1/9 > 1/4
 
 
+@settings(max_examples=10)
 @given(st.integers(2, 5), st.integers(0, 2**32))
 def test_the_more_a_group_hopes_for_the_smaller_the_core(n: int, seed: int) -> None:
     game = drawn(n, seed)
@@ -133,6 +134,10 @@ def test_going_round_is_said() -> None:
         (lambda: cournot(2).total([("a", "b"), ("a",)]), DataError, "in two groups"),
         (lambda: cournot(2).total([("a", "b"), ()]), DataError, "a group is empty"),
         (lambda: cournot(2).total([("a", "z")]), UnknownNameError, "unknown player 'z'"),
+        (lambda: cournot(2).value("ab", ["ab"]), FormulationError, r"write \('ab',\)"),
+        (lambda: cournot(2).total(["a", "b"]), FormulationError, r"write \('a',\)"),
+        (lambda: PartitionGame(["a"], lambda s, p: None).total([("a",)]), FormulationError, "is None; it must"),
+        (lambda: merge_and_split(cournot(2), tolerance=np.nan), FormulationError, "at least 0"),
         (lambda: cournot(11).expecting("pessimistic"), FormulationError, "at most 10 players"),
         (lambda: cournot(3).expecting("hopeful"), UnknownNameError, "optimistic"),
         (lambda: merge_and_split(cournot(3), judged_by="none"), UnknownNameError, "involved"),
@@ -145,3 +150,15 @@ def test_going_round_is_said() -> None:
 def test_bad_input_is_refused(make, error, message) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+def test_it_gives_up_and_says_what_to_raise() -> None:
+    found = merge_and_split(CoalitionGame(NAMES[:4], lambda s: len(s) ** 2.0), pieces=2, most=1)
+    assert not found.stable and found.ended == "gave up after 1 steps; judged_by='all' always ends; raise `most`"
+    assert "judged" not in merge_and_split(cournot(3), judged_by="all", most=0).ended
+
+
+def test_an_error_says_of_which_group_and_partition() -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        PartitionGame(["a", "b"], lambda group, partition: 1 / 0).total([("a",), ("b",)])
+    assert caught.value.__notes__ == ["while valuing {a} in {a} {b}"]

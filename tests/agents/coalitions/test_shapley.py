@@ -75,15 +75,18 @@ def test_samples_are_unbiased_and_their_errors_are_true(method: str) -> None:
     rng = np.random.default_rng(3)
     game = listed(np.r_[0.0, rng.normal(0.0, 1.0, 2**8 - 1)])
     exact = shapley(game).payoffs
-    scores = []
+    scores, covered = [], []
     for seed in range(12):
         found = shapley_sampled(game, 200, method=method, seed=seed)
         assert found.payoffs.sum() == pytest.approx(game.value(game.all))
         assert not found.exact and found.permutations >= 200
         scores.append((found.payoffs - exact) / found.standard_errors)
+        limits = found.intervals(0.95).set_index("player")
+        covered.append(limits["low"].le(exact) & limits["high"].ge(exact))
     z = np.concatenate(scores)
     # 96 scores, of which efficiency ties some: their spread would leave these limits once in thousands of draws
     assert 0.7 < z.std() < 1.35 and abs(z.mean()) < 0.4 and np.abs(z).max() < 5.0
+    assert np.concatenate(covered).mean() > 0.87  # 96 of 95 %: below in one of thousands of draws
     again = shapley_sampled(game, 200, method=method, seed=0)
     assert again.payoffs.equals(shapley_sampled(game, 200, method=method, seed=0).payoffs)
 
@@ -98,6 +101,27 @@ def test_an_airport_is_sampled_with_any_number_of_players() -> None:
     assert (np.abs(found.payoffs.to_numpy() - exact) <= 5.0 * found.standard_errors.to_numpy() + 1e-9).all()
     early = shapley_sampled(game, 10_000, tolerance=0.5, seed=4)
     assert early.permutations < 10_000 and early.standard_errors.max() <= 0.5
+
+
+def test_blocks_that_agree_by_accident_do_not_end_it() -> None:
+    """One pair of 30 players is worth something: two blocks of rotations seldom tell who they are."""
+    game = unanimity(NAMES, ["a", "b"])
+    found = shapley_sampled(game, 5000, method="stratified", tolerance=0.05)
+    assert found.blocks >= 30 and found.permutations == 26 * found.blocks < 5000
+    assert found.payoffs["a"] == pytest.approx(0.5, abs=0.2)
+
+
+def test_few_blocks_have_wide_intervals() -> None:
+    """By Student's t with one degree of freedom: tan(0.475 pi) = 12.7 errors at 95 %."""
+    game = CoalitionGame(NAMES[:5], lambda s: float("a" in s) * len(s) ** 2)
+    found = shapley_sampled(game, 2, method="permutation")
+    limits = found.intervals().set_index("player")
+    assert found.blocks == 2 and found.standard_errors.max() > 0.0
+    assert (limits["high"] - limits["payoff"]).to_numpy() == pytest.approx(
+        np.tan(0.475 * np.pi) * found.standard_errors.to_numpy()
+    )
+    exact = shapley(game).intervals()
+    assert (exact["low"] == exact["high"]).all() and list(exact) == ["player", "payoff", "low", "high"]
 
 
 def test_strata_and_pairs_have_smaller_errors_where_they_should() -> None:
@@ -118,5 +142,10 @@ def test_bounds_and_bad_input() -> None:
     assert shapley(game).exact  # all values are there now
     with pytest.raises(UnknownNameError, match="antithetic"):
         shapley_sampled(game, method="antithetical")
-    with pytest.raises(FormulationError, match="permutations=0"):
-        shapley_sampled(game, 0)
+    for most in (0, 1.5):
+        with pytest.raises(FormulationError, match=f"permutations={most}"):
+            shapley_sampled(game, most)
+    with pytest.raises(FormulationError, match="tolerance=-1"):
+        shapley_sampled(game, tolerance=-1)
+    with pytest.raises(FormulationError, match="between 0 and 1"):
+        shapley(game).intervals(95)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,8 +14,26 @@ from hypothesis import strategies as st
 from mktopt.agents.coalitions.masks import Span, masks_of, rows_of, sizes, sums
 from mktopt.agents.coalitions.published import airport, bankruptcy, gloves, majority, unanimity
 from mktopt.agents.coalitions.values import CoalitionGame
-from mktopt.errors import DataError, FormulationError, UnknownNameError
+from mktopt.errors import DataError, Fault, FormulationError, SolverError, UnknownNameError
 from tests.agents.coalitions.drawn import NAMES, drawn_market, groups
+
+
+class Misfit(Exception):
+    """An error that cannot be made again of its arguments."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def failing(group: frozenset[str]) -> float:
+    """A value function that fails in three ways."""
+    if "misfit" in group:
+        raise Misfit(1, 2)
+    if "crash" in group:
+        os._exit(1)
+    if "data" in group:
+        raise DataError(Fault("orders", "no such bus", 3))
+    return float(len(group))
 
 
 def test_each_value_is_computed_once_and_never_that_of_nobody() -> None:
@@ -40,15 +61,29 @@ def test_many_players_need_no_list() -> None:
 
 
 def test_several_processes_give_the_same_values() -> None:
-    with airport(dict(zip("abcde", (1.0, 2.0, 4.0, 7.0, 9.0), strict=True))) as one:
-        alone = one.table().copy()
-    with CoalitionGame(one.players, one.value_of, workers=2) as two:
-        assert np.array_equal(two.table(), alone)
+    with CoalitionGame(["misfit", "crash", "data", "a", "b", "c"], failing, workers=2) as game:
+        assert game.values(groups("abc")).tolist() == [failing(group) for group in groups("abc")]
+        with pytest.raises(DataError, match="table 'orders', row 3: no such bus") as fault:
+            game.values([["a"], ["data"], ["data", "a"]])
+        assert fault.value.__notes__ == ["while valuing coalition {data}"]
+        assert fault.value.faults == (Fault("orders", "no such bus", 3),)
+        with pytest.raises(FormulationError, match="raised Misfit: 1 and 2") as misfit:
+            game.values([["misfit"], ["misfit", "data"]])
+        assert "in failing" in misfit.value.__notes__[-1]
+        assert game.evaluated == 7 and copy.deepcopy(game).value(["a"]) == 1.0
+        with pytest.raises(SolverError, match=r"ended without an answer.*workers=1, which shows where"):
+            game.values([["crash"], ["crash", "a"]])
+
+
+def test_what_cannot_be_sent_to_processes_and_what_fails_in_this_one() -> None:
     with (
         CoalitionGame(["a", "b"], lambda coalition: 1.0, workers=2) as closure,
         pytest.raises(FormulationError, match="top level of a module"),
     ):
         closure.table()
+    with pytest.raises(Misfit) as alone:
+        CoalitionGame(["misfit"], failing).value(["misfit"])
+    assert alone.value.__notes__ == ["while valuing coalition {misfit}"]
 
 
 def test_tables_by_coalition_and_by_mask_are_the_same_game() -> None:
@@ -63,7 +98,20 @@ def test_tables_by_coalition_and_by_mask_are_the_same_game() -> None:
         (lambda: CoalitionGame([], len), DataError, "at least one player"),
         (lambda: CoalitionGame(["a", "a"], len), DataError, "stands twice"),
         (lambda: CoalitionGame("ab", len), FormulationError, "sequence of names"),
+        (lambda: CoalitionGame({"a", "b"}, len), FormulationError, "whose order is that of arrays"),
         (lambda: CoalitionGame(["a"], len, workers=0), FormulationError, "workers=0"),
+        (lambda: CoalitionGame(["a"], len, workers=1.5), FormulationError, "workers=1.5"),
+        (lambda: CoalitionGame(["a"], [0.0, 1.0]), FormulationError, "no function.*from_table"),
+        (lambda: CoalitionGame(["a"], lambda s: None).value(["a"]), FormulationError, r"\{a\} is None.*a number"),
+        (lambda: CoalitionGame([1, 2], len).value([3]), UnknownNameError, "Known: 1, 2"),
+        (lambda: CoalitionGame.from_table(["a"], {("a",): None}), DataError, r"row '\{a\}'.*not a finite"),
+        (lambda: CoalitionGame(["a", "b"], len).vector("ab"), DataError, r"shape \(2,\), not \(\)"),
+        (lambda: CoalitionGame(["a", "b"], len).vector(["x", 1.0]), DataError, "row 'a'.*value 'x'"),
+        (lambda: CoalitionGame(["a", "b"], len).vector(pd.Series([1.0, 2, 3], list("aab"))), DataError, "stands twice"),
+        (lambda: airport({"a": np.inf}), DataError, "nor infinite"),
+        (lambda: majority(0.0, {"a": 1.0}), DataError, "quota must be above 0"),
+        (lambda: majority(np.nan, {"a": 1.0}), DataError, "quota must be above 0"),
+        (lambda: unanimity(["a"], []), DataError, "carrier is empty"),
         (lambda: CoalitionGame(["ann", "bob"], len).value(["bop"]), UnknownNameError, "did you mean 'bob'"),
         (lambda: CoalitionGame(["a"], len).value("a"), FormulationError, r"write \('a',\)"),
         (lambda: CoalitionGame(["a"], lambda s: float("nan")).value(["a"]), FormulationError, r"\{a\} is nan"),
@@ -95,6 +143,7 @@ def test_published_games_are_worth_what_they_say() -> None:
 
 def test_payoffs_are_taken_by_name_or_in_order() -> None:
     game = CoalitionGame(["a", "b"], len)
+    assert CoalitionGame([1, 2], len).value([2, 1, 2]) == 2.0  # names are what str says of them
     for payoffs in ({"b": 2, "a": 1}, pd.Series({"b": 2.0, "a": 1.0}), [1, 2], np.array([1.0, 2.0])):
         assert game.vector(payoffs).tolist() == [1.0, 2.0]
 
