@@ -228,19 +228,44 @@ def endowments(
     retail: float = RETAIL,
     feed_in: float = FEED_IN,
     voll: float = VOLL,
+    generation_share: float = 0.0,
+    generation_kw: Any = None,
+    generation_cost: tuple[float, float] | None = None,
 ) -> Orders:
     """Firm orders of one agent at every bus but the source's, and the main grid's there, in every period.
 
     An agent has a surplus with probability `surplus_share`, else a need; how much is uniform between 0 and twice
     `size_kw`, a number or one per bus of table `buses` [kW]; zero leaves the agent out. A surplus is a firm offer at 0,
     a need a firm bid at `voll`; orders and participants are named after buses. Participant `main_grid` sells at
-    `retail` and buys at `feed_in` [$/kWh], ten times all needs and surpluses. The same seed gives the same orders.
-    Raises DataError where retail is below feed-in, a share is outside [0, 1], sizes are negative.
+    `retail` and buys at `feed_in` [$/kWh], ten times all needs and surpluses.
+
+    With probability `generation_share` an agent has a generator, too: order `<bus>:generation`, an offer that need not
+    be taken, of a width uniform between 0 and twice `generation_kw` (None: `size_kw`) and at a marginal cost that rises
+    evenly between two prices, uniform within `generation_cost` [$/kWh] (None: from feed-in to retail), the same in
+    every period. Generators have a stream of their own: the rest of the orders is the same with and without them.
+
+    The same seed gives the same orders. Raises DataError where retail is below feed-in, a share is outside [0, 1],
+    sizes are negative, the costs are no two numbers in ascending order.
     """
     size = np.broadcast_to(np.asarray(size_kw, dtype=float), network.n_buses)
-    _refuse_endowments(size, surplus_share, retail, feed_in)
-    rng, periods = np.random.default_rng(seed), len(network.hours)
-    shape = (network.n_buses, periods)
+    power = size if generation_kw is None else np.broadcast_to(np.asarray(generation_kw, dtype=float), network.n_buses)
+    costs = (min(feed_in, retail), retail) if generation_cost is None else generation_cost
+    _refuse_endowments({"size_kw": size, "generation_kw": power}, surplus_share, retail, feed_in)
+    _refuse_generation(generation_share, costs)
+    agents = _agents(network, seed, size, surplus_share, voll)
+    own = _generators(network, seed, power, generation_share, costs)
+    most = pd.concat([agents, own]).groupby("period")["width_kw"].sum().max()
+    main = _main_grid(network, _PLENTY * max(float(np.nan_to_num(most)), 1.0), retail, feed_in)
+    table = pd.concat([agents, own, main], ignore_index=True)
+    return Orders(
+        table[["order", "participant", "bus", "period", "side", "minimum_kw"]],
+        table[["order", "period", "width_kw", "price_start", "price_end"]].assign(segment=0),
+    )
+
+
+def _agents(network: Network, seed: int, size: FloatArray, surplus_share: float, voll: float) -> pd.DataFrame:
+    """Firm surpluses and needs, a row per order and period."""
+    rng, shape = np.random.default_rng(seed), (network.n_buses, len(network.hours))
     gives = rng.random(shape) < surplus_share
     kw = rng.random(shape) * 2.0 * size[:, None]
     kw[network.source_index] = 0.0
@@ -255,13 +280,44 @@ def endowments(
         "side": np.where(offer, "offer", "bid").astype(object),
         "minimum_kw": amount,
         "width_kw": amount,
-        "price": np.where(offer, 0.0, voll),
+        "price_start": np.where(offer, 0.0, voll),
+        "price_end": np.where(offer, 0.0, voll),
     })  # fmt: skip
     # An order has one side: where an agent gives in one period and needs in another it has two orders.
     both = agents.groupby("order", sort=False)["side"].transform("nunique") > 1
     agents.loc[both, "order"] = agents["order"] + ":" + agents["side"]
-    width = _PLENTY * max(float(kw.sum(axis=0).max(initial=0.0)), 1.0)
-    main = pd.DataFrame({
+    return agents
+
+
+def _generators(
+    network: Network, seed: int, power: FloatArray, share: float, costs: tuple[float, float]
+) -> pd.DataFrame:
+    """Elastic offers with rising costs, a row per order and period."""
+    rng, periods = np.random.default_rng([seed, 1]), len(network.hours)
+    owns = rng.random(network.n_buses) < share
+    width = rng.random(network.n_buses) * 2.0 * power
+    prices = np.sort(costs[0] + rng.random((network.n_buses, 2)) * (costs[1] - costs[0]), axis=1)
+    owns[network.source_index] = False
+    at = np.repeat(np.flatnonzero(owns & (width > 0.0)), periods)
+    bus = network.buses["bus"].to_numpy(dtype=object)[at]
+    return pd.DataFrame({
+        "order": np.array([f"{name}:generation" for name in bus], dtype=object),
+        "participant": bus,
+        "bus": bus,
+        "period": np.tile(np.arange(periods), len(at) // periods),
+        "side": "offer",
+        "minimum_kw": 0.0,
+        "width_kw": width[at],
+        "price_start": prices[at, 0],
+        "price_end": prices[at, 1],
+    })  # fmt: skip
+
+
+def _main_grid(network: Network, width: float, retail: float, feed_in: float) -> pd.DataFrame:
+    """The main grid's offer and bid, a row each per period."""
+    periods = len(network.hours)
+    price = np.tile([retail, feed_in], periods)
+    return pd.DataFrame({
         "order": np.tile([f"{MAIN_GRID}:supply", f"{MAIN_GRID}:feed_in"], periods),
         "participant": MAIN_GRID,
         "bus": network.source_bus,
@@ -269,19 +325,29 @@ def endowments(
         "side": np.tile(["offer", "bid"], periods),
         "minimum_kw": 0.0,
         "width_kw": width,
-        "price": np.tile([retail, feed_in], periods),
+        "price_start": price,
+        "price_end": price,
     })  # fmt: skip
-    return Orders.from_steps(pd.concat([agents, main], ignore_index=True))
 
 
-def _refuse_endowments(size: FloatArray, share: float, retail: float, feed_in: float) -> None:
+def _refuse_endowments(sizes: dict[str, FloatArray], share: float, retail: float, feed_in: float) -> None:
     faults = []
-    if not (np.isfinite(size) & (size >= 0.0)).all():
-        worst = size[~(np.isfinite(size) & (size >= 0.0))][0]
-        faults.append(Fault("endowments", "must be finite and not negative", None, "size_kw", worst))
+    for name, size in sizes.items():
+        if not (fine := np.isfinite(size) & (size >= 0.0)).all():
+            faults.append(Fault("endowments", "must be finite and not negative", None, name, size[~fine][0]))
     if not 0.0 <= share <= 1.0:
         faults.append(Fault("endowments", "must lie in [0, 1]", None, "surplus_share", share))
     if not retail >= feed_in:
         problem = f"retail is below feed-in ({feed_in:g} $/kWh): buying to sell would pay without end"
         faults.append(Fault("endowments", problem, None, "retail", retail, "the export price must not exceed it"))
+    refuse(faults)
+
+
+def _refuse_generation(share: float, costs: tuple[float, float]) -> None:
+    faults, ends = [], np.asarray(costs, dtype=float)
+    if not 0.0 <= share <= 1.0:
+        faults.append(Fault("endowments", "must lie in [0, 1]", None, "generation_share", share))
+    if ends.shape != (2,) or not np.isfinite(ends).all() or ends[0] > ends[1]:
+        hint = "such as (0.05, 0.15)"
+        faults.append(Fault("endowments", "needs two prices, the lower first", None, "generation_cost", costs, hint))
     refuse(faults)

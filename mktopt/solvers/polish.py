@@ -113,7 +113,7 @@ def _solve(
     return x, y
 
 
-_GUESSES = 6
+_GUESSES, _GUESSES_LARGE = 6, 3
 _STEPS = 8
 _PER_STEP = 2
 _EXACT = 1e-15
@@ -143,7 +143,7 @@ def polish_curved(
     units: (n,), in which the columns are measured; sigma: > 0, by which the objective is multiplied; kept: rows that
     keep the value that they have at the solution instead of their limit (see `apex.py`).
     """
-    if solution.residuals is None or not solution.has_duals or _dense(program):
+    if solution.residuals is None or not solution.has_duals or too_large(program):
         return solution
     weight, best = program.sense * sigma, solution
     size = abs(program.jacobian(solution.x)) @ units
@@ -154,7 +154,7 @@ def polish_curved(
     x, y, z = solution.x, solution.row_dual, solution.reduced_cost
     fixed = None if kept is None else (kept, program.activity(x)[kept])
     before = None
-    for _ in range(_GUESSES if program.n <= SMALL else 1):
+    for _ in range(_GUESSES if program.n <= SMALL else _GUESSES_LARGE):
         rows, limits, held, bounds = system.guess(x, y, z)
         if fixed is not None:
             rows[fixed[0]], limits[fixed[0]] = True, fixed[1]
@@ -188,9 +188,14 @@ def polish_curved(
     return best
 
 
-def _dense(program: Program) -> bool:
+def filled(A: Any) -> float:
+    """Squares of the rows' lengths added up: about how many entries A Aᵀ has, and factors of it at the least."""
+    return float(np.sum(np.diff(A.tocsr().indptr).astype(float) ** 2))
+
+
+def too_large(program: Program) -> bool:
     """Whether logarithms of long sums, or many long rows, make a system too large to factorise for a polish."""
-    if float(np.sum(np.diff(program.A.tocsr().indptr).astype(float) ** 2)) > _MOST_FILL and program.n > SMALL:
+    if program.n > SMALL and filled(program.A) > _MOST_FILL:
         return True
     return program.logs is not None and float((np.diff(program.logs.M.indptr).astype(float) ** 2).sum()) > _MOST_ENTRIES
 
@@ -227,8 +232,8 @@ class _System:
         if size + len(chosen) == 0:
             return x, y
         best, found = np.inf, None
-        lengths = np.diff(program.jacobian(x)[chosen].tocsr().indptr).astype(float)
-        how = _SYMMETRIC if float(np.sum(lengths**2)) > _WIDE * float(lengths.sum()) else {}
+        long = program.jacobian(x)[chosen]
+        how = _SYMMETRIC if filled(long) > _WIDE * long.nnz else {}
         for number in range(_STEPS):
             J = program.jacobian(x)[chosen]
             H = program.hessian(x, -weight * y, weight).tocsr()[columns][:, columns]

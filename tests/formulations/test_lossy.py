@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import mktopt as mo
+from mktopt.networks import units
 from mktopt.networks.private_wires import Wire, endowments, with_private_wires
 from mktopt.testing import check_clearing, check_prices
 from tests.clearing.markets import affine, meshed, steps
@@ -123,3 +126,110 @@ def test_a_dense_private_grid_over_300_buses_solves():
     clearing = mo.clear("surplus", network, endowments(network, 3, size_kw=1e5), flow="lossy")
     assert clearing.certificate.ok(), clearing.certificate
     assert not clearing.relaxation["slack"].any()
+
+
+def drawn(seed: int) -> tuple[mo.Network, mo.Orders]:
+    """Two to thirty buses, tree and chords, private wires of any density; agents of 1 W to 1 GW, losses of any size."""
+    rng = np.random.default_rng(seed)
+    n, size, stress = int(rng.choice([2, 3, 5, 12, 30])), 10 ** rng.uniform(-3, 6), 10 ** rng.uniform(-6, -0.7)
+    ends = [(int(rng.integers(k)), k) for k in range(1, n)]
+    ends += [tuple(map(int, rng.choice(n, 2, replace=False))) for _ in range(int(rng.integers(n // 2 + 1)))]
+    table = pd.DataFrame([(f"l{k}", f"b{i}", f"b{j}") for k, (i, j) in enumerate(ends)])
+    table.columns = ["branch", "from_bus", "to_bus"]
+    r, x = 10 ** rng.uniform(-1, 0.3, (2, len(ends)))
+    table = table.assign(r_ohm=np.where(rng.random(len(ends)) < 0.1, 0.0, r), x_ohm=x)
+    kv = np.sqrt(n * size / (1000 * stress))
+    buses = pd.DataFrame({"bus": [f"b{k}" for k in range(n)], "base_kv": kv})
+    public = mo.Network(buses, table, "b0", hours=[1.0, 0.5][: int(rng.integers(1, 3))])
+    density = rng.choice([0.0, 1 / n**2, 1 / n, 1 / np.log(n + 1), 1.0])
+    wire = Wire(rng.choice([0.0, 0.2]), kv=kv, rating_kva=rng.choice([np.inf, size / 2]))
+    network = with_private_wires(public, min(density, 1.0), rng.choice([1.0, 100.0], 2), seed, wire=wire)
+    share, retail = rng.choice([0.0, 0.3, 0.6]), rng.uniform(0.1, 0.5)
+    feed_in = rng.choice([retail, 0.5 * retail])
+    options = {"surplus_share": share, "generation_share": rng.choice([0.0, 0.5])}
+    return network, endowments(network, seed, size_kw=size, retail=retail, feed_in=feed_in, **options)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 10_000))
+def test_any_market_in_any_unit_ends_with_an_optimum_that_is_tight(seed):
+    network, orders = drawn(seed)
+    clearing = mo.clear("surplus", network, orders, flow="lossy")
+    check_clearing(clearing)
+    table, parts = clearing.flows, clearing.price_parts
+    rho = np.repeat(units.loss_per_kw(network), len(network.hours))
+    mean = (table["p_kw"] + table["to_kw"]) / 2
+    most = np.median(orders.width_kw)  # flows themselves may be nothing but noise
+    assert np.abs(table["loss_kw"] - rho * mean**2).max() <= 1e-6 * most
+    assert not clearing.relaxation["slack"].any()
+    total = parts.drop(columns=["bus", "period", "price"]).sum(axis=1)
+    assert np.abs(total - parts["price"]).max() <= 1e-6 * parts["price"].abs().max()
+
+
+def test_the_unit_of_power_does_not_matter():
+    """A thousand times the power over a thousand times less loss per kW: the same prices, a thousand times the flow."""
+    network = with_private_wires(meshed(3), 0.5, seed=3)
+    small = endowments(network, 4, size_kw=5.0, generation_share=0.5)
+    large = endowments(network, 4, size_kw=5e3, generation_share=0.5)
+    wide = network.replace(buses=network.buses.assign(base_kv=network.buses["base_kv"] * np.sqrt(1e3)))
+    one, other = (mo.clear("surplus", *market, flow="lossy") for market in ((network, small), (wide, large)))
+    assert other.prices["price"].to_numpy() == pytest.approx(one.prices["price"].to_numpy(), rel=1e-7)
+    assert other.flows["p_kw"].to_numpy() == pytest.approx(1e3 * one.flows["p_kw"].to_numpy(), rel=1e-6, abs=1e-3)
+
+
+def test_equal_wires_carry_the_same_and_one_without_resistance_takes_all():
+    wires = [("a", "1", "2", 1.0, 1.0, "private"), ("b", "2", "1", 1.0, 9.0, "private")]
+    table = flows(mo.clear("surplus", net(*wires), need(30.0), flow="lossy"))
+    assert table["loss_kw"].iloc[0] == pytest.approx(table["loss_kw"].iloc[1], rel=1e-6)
+    free = ("c", "1", "2", 0.0, 1.0, "private")
+    clearing = mo.clear("surplus", net(*wires, free), need(30.0), flow="lossy")
+    assert flows(clearing)["p_kw"].to_numpy() == pytest.approx([0.0, 0.0, 30.0], abs=1e-6)
+    assert clearing.price("2", 0) == pytest.approx(0.1, rel=1e-6)
+    idle = mo.clear("surplus", net(*wires), steps(("up", "1", "offer", 9.0, 0.1)), flow="lossy")
+    assert idle.flows["loss_kw"].abs().max() <= 1e-9
+    check_clearing(idle)
+
+
+@pytest.mark.parametrize("retail", [0.2, 0.08])
+def test_equal_tariffs_and_what_a_price_may_be(retail):
+    """With retail at feed-in every price is known: 0.08 at bus 1; between the two, a balanced agent's may be any."""
+    network = net(("a", "1", "2", 1.0, 1.0, "line"))
+    rows = [("sell", "1", "offer", 1e3, retail), ("buy", "1", "bid", 1e3, 0.08)]
+    rows += [("need", "2", "bid", 40.0, 10.0), ("give", "2", "offer", 40.0, 0.0)]
+    orders = steps(*rows, minimum_kw=[0.0, 0.0, 40.0, 40.0])
+    clearing = mo.clear("surplus", network, orders, flow="lossy")
+    low, high = clearing.price_interval("2")
+    assert low == pytest.approx(0.08, rel=1e-5) and high == pytest.approx(retail, rel=1e-5)
+    assert flows(clearing).loc["a", "loss_kw"] == pytest.approx(0.0, abs=1e-7)
+
+
+def test_where_free_disposal_pays_the_exact_wire_is_another_optimum():
+    """10 kW that nobody wants at 0.1 $/kWh to be rid of: the model burns them, a wire of 1 ohm loses 0.1 kW."""
+    orders = steps(("must", "2", "offer", 10.0, 0.0), ("dump", "1", "bid", 1e3, -0.1), minimum_kw=[10.0, 0.0])
+    network = net(("a", "1", "2", 1.0, 1.0, "line"))
+    convex, exact = (mo.clear("surplus", network, orders, flow=flow) for flow in ("lossy", EXACT))
+    f = (np.sqrt(1 + 2e-3 * 10.0) - 1) / 1e-3  # f + 1e-3 f^2 / 2 = 10 leave bus 2
+    row = flows(exact).loc["a"]
+    assert row["loss_kw"] == pytest.approx(1e-3 * f**2, rel=1e-6)
+    assert exact.relaxation is None and exact.quantity("dump") == pytest.approx(10.0 - row["loss_kw"], rel=1e-6)
+    assert convex.welfare > exact.welfare + 0.5 and convex.relaxation["slack"].any()
+
+
+def test_prices_over_private_wires_are_what_a_little_more_demand_costs():
+    network = with_private_wires(meshed(5, hours=[1.0, 0.5]), 0.4, seed=6, wire=Wire(5.0, rating_kva=2.0))
+    orders = endowments(network, 7, size_kw=9.0, generation_share=0.6)
+    check_prices("surplus", network, orders, flow="lossy", buses=["b2", "b4"])
+    check_prices("surplus", network, orders, flow=FREE, buses=["b3"])
+
+
+def test_a_session_over_private_wires_gives_what_a_cold_clearing_gives():
+    network = with_private_wires(meshed(2), 0.6, seed=2, wire=Wire(2.0, rating_kva=6.0))
+    orders = endowments(network, 5, size_kw=9.0)
+    session = mo.Session(mo.build("surplus", network, orders, flow="lossy", parametric=True))
+    for retail, rating in ((0.2, 6.0), (0.3, 4.0), (0.12, 5.0)):
+        changed = network.with_ratings(dict.fromkeys(network.lines.query("kind == 'private'")["branch"], rating))
+        orders = endowments(changed, 5, size_kw=9.0, retail=retail)
+        session.update(orders=orders, network=changed)
+        found, cold = session.solve(), mo.clear("surplus", changed, orders, flow="lossy")
+        assert found.welfare == pytest.approx(cold.welfare, rel=1e-8)
+        assert found.prices.ravel() == pytest.approx(cold.prices["price"].to_numpy(), rel=1e-5)

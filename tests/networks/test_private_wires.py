@@ -78,8 +78,15 @@ def test_bad_wires_are_refused():
         Wire(-1.0)
     with pytest.raises(DataError, match="no such name.*buses"):
         add_private_wires(public, pd.DataFrame({"from_bus": ["b0"], "to_bus": ["b77"]}))
-    with pytest.raises(DataError, match="r_ohm"):
-        add_private_wires(public, pd.DataFrame({"from_bus": ["b0"], "to_bus": ["b3"], "r_ohm": [-0.1]}))
+    table = pd.DataFrame({"branch": ["own"], "from_bus": ["b0"], "to_bus": ["b3"], "r_ohm": [-0.1]})
+    with pytest.raises(DataError) as caught:
+        add_private_wires(public, table)
+    fault = caught.value.faults[0]
+    assert (fault.table, fault.row, fault.column, fault.value) == ("branches", "own", "r_ohm", -0.1)
+    with pytest.raises(DataError) as caught:
+        add_private_wires(public, table.assign(from_bus="b77", r_ohm=0.1))
+    fault = caught.value.faults[0]
+    assert (fault.row, fault.column, fault.value) == ("own", "from_bus", "b77")
     with pytest.raises(DataError, match="nowhere"):
         with_private_wires(public, 0.5, among=["b0", "nowhere"])
     with pytest.raises(DataError, match="area_km"):
@@ -96,3 +103,35 @@ def test_endowments_are_firm_and_the_main_grid_serves_them():
     pd.testing.assert_frame_equal(orders.segments, endowments(network, 2, size_kw=5.0, surplus_share=0.4).segments)
     with pytest.raises(DataError, match="retail is below feed-in"):
         endowments(network, retail=0.05, feed_in=0.08)
+
+
+def test_generators_have_rising_costs_and_change_nothing_else():
+    network = radial(40, 1)[0].replace(hours=[1.0, 0.5])
+    plain = endowments(network, 2, size_kw=5.0)
+    options = {"generation_kw": 3.0, "generation_cost": (0.05, 0.15)}
+    more = endowments(network, 2, size_kw=5.0, generation_share=0.5, **options)
+    own = more.orders["order"].str.endswith(":generation").to_numpy()
+    assert 20 < own.sum() < 60 and (more.orders["side"][own] == "offer").all() and not more.firm[own].any()
+    assert (more.orders["participant"] + ":generation" == more.orders["order"])[own].all()
+    table = more.segments[more.segments["order"].str.endswith(":generation")]
+    assert (table["price_start"] < table["price_end"]).all() and table["width_kw"].between(0, 6).all()
+    assert table["price_start"].min() > 0.05 and table["price_end"].max() < 0.15
+    assert table.groupby("order")[["width_kw", "price_start"]].nunique().max().max() == 1  # alike in every period
+    agents = more.orders["participant"].ne("main_grid").to_numpy() & ~own
+    pd.testing.assert_frame_equal(more.orders[agents], plain.orders[plain.orders["participant"] != "main_grid"])
+    more.check(network)
+
+
+@pytest.mark.parametrize(("name", "value"), [("generation_share", 1.5), ("generation_cost", (0.2, 0.1)),
+                                             ("generation_cost", (0.1, np.nan)), ("generation_kw", -1.0),
+                                             ("surplus_share", -0.1), ("size_kw", np.inf)])  # fmt: skip
+def test_bad_endowments_name_what_is_wrong(name, value):
+    with pytest.raises(DataError) as caught:
+        endowments(radial(5, 1)[0], **{name: value})
+    assert caught.value.faults[0].column == name
+
+
+def test_a_third_party_may_own_the_wires():
+    network = with_private_wires(radial(12, 1)[0], 0.5, seed=1, owner="cable company")
+    private = network.branches["kind"] == "private"
+    assert private.any() and (network.branches["owner"][private] == "cable company").all()

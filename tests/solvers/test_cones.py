@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from mktopt.errors import FormulationError
 from mktopt.solvers import Has, Program, Stopped, clarabel, compile, outer_approximation, solve, with_integers_fixed
+from mktopt.solvers.clarabel import defaults_for
 from mktopt.solvers.cones.conic import recognise
+from mktopt.solvers.polish import filled
 from tests.solvers.drawn_cones import log_row, product_row, random_program, squares_row
 
 HALF = settings(max_examples=max(settings().max_examples // 2, 10))
@@ -253,3 +255,24 @@ def test_the_logarithm_of_a_long_sum_is_solved(n):
     solution = solve(program, "clarabel")
     assert solution.status.has is Has.OPTIMAL, solution.message
     assert solution.objective == pytest.approx(solve(program, "ipopt").objective, rel=1e-6)
+
+
+def test_rows_that_are_many_and_long_are_factorised_in_blocks():
+    """An answer does not depend on how: 40 balances of 600 flows, each of which loses a square."""
+    rng, n = np.random.default_rng(0), 600
+    model = pyo.ConcreteModel()
+    model.f, model.loss = pyo.Var(range(n)), pyo.Var(range(n), bounds=(0, None))
+    weights = rng.normal(size=(40, n))
+    model.square = pyo.Constraint(range(n), rule=lambda m, k: m.f[k] ** 2 <= m.loss[k])
+    model.balance = pyo.Constraint(
+        range(40), rule=lambda m, i: pyo.quicksum(weights[i, k] * m.f[k] for k in range(n)) == float(i)
+    )
+    model.obj = pyo.Objective(expr=pyo.quicksum(model.loss.values()))
+    program = compile(model)
+    assert filled(program.A) == pytest.approx(40 * 600**2, rel=1e-2) and "direct_solve_method" in defaults_for(program)
+    found = solve(program, "clarabel")
+    prove(program, found)
+    other = solve(program, "clarabel", {"direct_solve_method": "qdldl"})
+    least = weights.T @ np.linalg.solve(weights @ weights.T, np.arange(40.0))
+    for one in (found, other):
+        assert one.x[[program.column(v) for v in model.f.values()]] == pytest.approx(least, abs=1e-7)

@@ -33,7 +33,7 @@ from pyomo.core.expr.numeric_expr import MonomialTermExpression, ProductExpressi
 
 from mktopt.formulations.flows.common import branch_flows, grid_balance, index_sets
 from mktopt.formulations.flows.dc import angle_drop
-from mktopt.formulations.flows.power import entries
+from mktopt.formulations.flows.power import declare_units, entries
 from mktopt.formulations.orders import Injections
 from mktopt.networks import units
 from mktopt.networks.network import FloatArray, Network
@@ -44,6 +44,8 @@ BoolArray = npt.NDArray[np.bool_]
 # A loss is called slack where more than the first of it is no wire's, and that is more than the second of the power
 # that moves; of the branch's usual loss, less than the third says nothing.
 _SLACK, _NOISE, _IDLE = 1e-3, 1e-6, 1e-4
+# Flows are measured in so many orders of usual size: from one to a hundred all is much the same.
+_ORDERS_PER_UNIT = 16.0
 
 
 def lossy(block: Any, network: Network, injection: Injections, *, physics: bool = True, exact: bool = False) -> None:
@@ -71,7 +73,7 @@ def lossy(block: Any, network: Network, injection: Injections, *, physics: bool 
     _losses(block, np.repeat(rho, periods), exact)
     if physics:
         _angles(block, network, reactance, public)
-    # No units are declared: with usual flows for units 8,000 private wires ended short of an optimum.
+    _declare_units(block, network, injection)
     if exact:
         _start(block, network, rho)
 
@@ -79,6 +81,24 @@ def lossy(block: Any, network: Network, injection: Injections, *, physics: bool 
 def public_branches(network: Network) -> BoolArray:
     """Which branches in service are not of kind `private`, bool, shape (n_branches,)."""
     return np.asarray(network.lines["kind"].to_numpy() != "private")
+
+
+def _declare_units(block: Any, network: Network, injection: Injections) -> None:
+    """The usual order for the unit of all that is injected, a few of it for that of flows and losses alike.
+
+    Losses are thousands of times less than flows, but in units of their own they end an interior-point method short of
+    an optimum: the price of a loss, the same as that of a flow, would hardly count. Left to its rows, the main grid's
+    wide orders are the unit of everything: 66,000 private wires on 1,500 buses take 21 steps then, and 15 with these.
+    """
+    width = injection.orders.width_kw
+    width = width[(width > 0.0) & np.isfinite(width)]
+    if not len(width):
+        return
+    usual = float(np.median(width))
+    declare_units(block, {"p_kw": _ORDERS_PER_UNIT * usual, "loss_kw": _ORDERS_PER_UNIT * usual})
+    for bus in range(network.n_buses):
+        for t in range(len(network.hours)):
+            block.scaling_factor.update((variable, 1.0 / usual) for variable in injection.terms(bus, t)[1])
 
 
 def _start(block: Any, network: Network, rho: FloatArray) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from mktopt.errors import FormulationError
-from mktopt.solvers.clarabel import DEFAULTS, NAME, _settings, version
+from mktopt.solvers.clarabel import NAME, _settings, defaults_for, version
 from mktopt.solvers.cones.form import Form, Scales
 from mktopt.solvers.cones.scaling import cone_scales, typical
 from mktopt.solvers.cones.standard_form import sources, standard_form, unmapped
@@ -72,7 +72,8 @@ class ConeSession:
 
         self.version = version()
         self._parametric, self._changes, self._near = parametric, changes, x
-        self._settings = _settings({**DEFAULTS, **CENTRAL, **options, "presolve_enable": False})
+        defaults = defaults_for(parametric.program)
+        self._settings = _settings({**defaults, **CENTRAL, **options, "presolve_enable": False})
         self._sense = float(parametric.program.sense)
         self._equal = same_always(affine_of(parametric, "row_lower"), affine_of(parametric, "row_upper"))
         self._pinned = same_always(affine_of(parametric, "lower"), affine_of(parametric, "upper"))
