@@ -91,12 +91,11 @@ def solver_table() -> pd.DataFrame:
 
 def combinations() -> pd.DataFrame:
     """mechanism, flows (its default first), takes (kinds of participants) of every mechanism."""
-    from mktopt.formulations.flows import FLOWS
     from mktopt.mechanisms import MECHANISMS
 
     rows = []
     for mechanism in MECHANISMS.values():
-        flows = sorted(FLOWS, key=lambda name: name != mechanism.flow)
+        flows = sorted(mechanism.flows, key=lambda name: name != mechanism.flow)
         rows.append((mechanism.name, ", ".join(flows), ", ".join(kind.__name__ for kind in mechanism.takes)))
     return pd.DataFrame(rows, columns=["mechanism", "flows, the default first", "takes"])
 

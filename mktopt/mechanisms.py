@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from mktopt.agents.coalition import run as run_coalition
 from mktopt.agents.gne import run as run_auction
 from mktopt.clearing.pricing import PRICING
 from mktopt.clearing.result import Clearing
 from mktopt.clearing.settlement import VARIANTS, Settlement, settle
 from mktopt.clearing.solve import solve as solve_at_once
 from mktopt.errors import DataError, Fault, FormulationError, unknown_name
+from mktopt.formulations.coalition import BEHAVIOURS, coalition
 from mktopt.formulations.dlmp import dlmp
 from mktopt.formulations.flows import FLOWS, Flow
 from mktopt.formulations.flows import flow as flow_named
@@ -46,7 +48,8 @@ class Mechanism:
 
     build(network, orders, flow, **options) -> ConcreteModel; run(model, solver, solver_options) -> Clearing;
     settle(clearing, truth) -> Settlement; takes: kinds of participants; flow: the default; choices: allowed words of
-    an option; as_prosumers: prosumers stay what they are, where other mechanisms make orders of them.
+    an option; as_prosumers: prosumers stay what they are, where other mechanisms make orders of them; flows: names of
+    those that it takes, all by default.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Mechanism:
     settle: Callable[..., Settlement] = settle
     choices: Mapping[str, Sequence[str]] | None = None
     as_prosumers: bool = False
+    flows: tuple[str, ...] = tuple(FLOWS)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -105,6 +109,15 @@ MECHANISMS: dict[str, Mechanism] = {
             run=run_auction,
             choices={"method": METHODS, "aggregator": AGGREGATORS},
             as_prosumers=True,
+        ),
+        Mechanism(
+            "coalition",
+            coalition,
+            "private wires on a public grid in four behaviours: resource cost, trades, payments (poster on coalitions)",
+            flow="lossy",
+            run=run_coalition,
+            choices={"behaviour": BEHAVIOURS},
+            flows=("lossy",),
         ),
     )
 }

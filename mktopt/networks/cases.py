@@ -118,6 +118,8 @@ def _from_folder(folder: Path) -> Case:
     orders: Orders | None = None
     if (folder / "orders.csv").exists():
         orders = Orders.from_csv(folder / "orders.csv")
+        if "wholesale" in about:  # what the main grid's energy costs [$/kWh], for mechanism coalition
+            orders = replace(orders, meta={**orders.meta, "wholesale": about["wholesale"]})
         about.setdefault("defaults", "orders.csv of the folder")
     elif prosumers is None:
         orders = feeder_orders(network)
