@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from mktopt.agents.coalitions.masks import FloatArray
-from mktopt.agents.coalitions.values import Bounded, Coalition, CoalitionGame
+from mktopt.agents.coalitions.values import Bounded, Coalition, CoalitionGame, named
 from mktopt.errors import DataError, Fault, FormulationError, unknown_name
 from mktopt.networks.prosumers import Prosumers
 from mktopt.networks.roots import falling_root
@@ -73,8 +73,8 @@ class MarketGame:
         return Bounded(float(shares[inside].sum()), 0.0, dict(zip(self.players, shares.tolist(), strict=True)))
 
     def _members(self, coalition: Iterable[str]) -> FloatArray:
-        wanted = set(coalition)
-        for player in wanted - set(self.players):
+        wanted = named(coalition)
+        for player in sorted(wanted - set(self.players))[:1]:
             raise unknown_name("player", player, self.players)
         if not wanted:
             raise FormulationError("the empty coalition has no price; it is worth 0")

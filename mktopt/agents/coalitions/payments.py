@@ -59,8 +59,9 @@ class SupportingPayments:
 
     def __str__(self) -> str:
         if self.exist:
+            most = max(self.margin, 0.0)  # rounding is no lack
             sure = "" if self.proved else " as far as was searched"
-            return f"payments exist{sure}: every group has at least {self.margin:.6g} $ more than by itself"
+            return f"payments exist{sure}: every group has at least {most:.6g} $ more than by itself"
         groups = " + ".join(f"{weight:.4g} {label(group)}" for group, weight in self.balanced.items())
         return f"no payments exist: {groups} is worth {self.shortfall:.6g} $ more than all players together"
 

@@ -1,0 +1,192 @@
+"""How long coalitions on private wires take: values of the energy game, its nucleolus, groups that share a grid.
+
+    python benchmarks/speed/coalitions.py [--repeat 3] [--quick] [--out FILE.md|FILE.json]
+
+Agents are drawn by seed: a firm surplus or need of 20 kW on average each, and wires of 1 kV between any two with
+probability d on 5 km x 5 km. Every figure is a median over fresh games, which know nothing yet; making the game counts.
+Coalitions are drawn too, each player in with probability 1/2. What lies between a value that is attained and the bound
+that is proved comes with every figure, as a share of what trade brings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from clear import Target, leave, machine, rows_of, timed
+
+import mktopt as mo
+from mktopt.agents.coalitions.core import in_core
+from mktopt.agents.coalitions.energy import EnergyGame
+from mktopt.agents.coalitions.nucleolus import nucleolus
+from mktopt.agents.coalitions.payments import supporting_payments
+from mktopt.agents.coalitions.shared_grid import SharedGrid
+from mktopt.networks.private_wires import Wire, endowments, with_private_wires
+
+VALUES, ASKED_VALUES, ASKED_NUCLEOLUS, ASKED_GAP = 1000, 20.0, 60.0, 1e-7
+DENSITIES = ("0.1", "0.3", "1")
+
+
+@dataclass
+class Run:
+    """One task: seconds (median), values asked for, programs solved, and the widest gap [share of savings]."""
+
+    task: str
+    players: int
+    wires: int
+    values: int
+    programs: int
+    seconds: float
+    gap: float
+
+
+@dataclass
+class Report:
+    """All that was measured, where and when."""
+
+    machine: dict[str, str]
+    runs: list[Run] = field(default_factory=list)
+    targets: list[Target] = field(default_factory=list)
+
+
+def market(players: int, density: str, seed: int = 0) -> tuple[mo.Network, mo.Orders]:
+    """Agents at all buses of a synthetic feeder but its source, and wires between them."""
+    network = mo.load_network(f"synthetic:radial:{players + 1}:{seed}")
+    buses = [bus for bus in network.buses["bus"] if bus != network.source_bus]
+    network = with_private_wires(network, density, (5.0, 5.0), seed, wire=Wire(kv=1.0), among=buses)
+    return network, endowments(network, seed, size_kw=20.0)
+
+
+def gap_of(energy: EnergyGame, groups: Sequence[frozenset[str]]) -> float:
+    """The widest gap between value and bound, as a share of what all gain by trading."""
+    together = energy.values([energy.players])[0] - energy.values([[player] for player in energy.players]).sum()
+    found = [energy(group) for group in groups]
+    gaps = [sum(one.weights[player] for player in group) - one.value for one, group in zip(found, groups, strict=True)]
+    return float(max(gaps) / together) if together > 0.0 else 0.0
+
+
+def values(players: int, density: str, count: int, repeat: int) -> Run:
+    """Values of `count` coalitions drawn at random."""
+    network, orders = market(players, density)
+    rng = np.random.default_rng(0)
+    names = np.array(EnergyGame(network, orders).players, dtype=object)
+    rows = [row for row in rng.random((2 * count, len(names))) < 0.5 if row.any()][:count]
+    groups = [frozenset(names[row]) for row in rows]
+    spent = []
+    for turn in range(-1, repeat):
+        seconds, energy = timed(lambda: _valued(network, orders, groups))
+        if turn >= 0:
+            spent.append(seconds)
+    programs = energy.programs
+    wires = int((network.lines["kind"] == "private").sum())
+    task = f"values, d = {density}"
+    return Run(task, players, wires, count, programs, statistics.median(spent), gap_of(energy, groups))
+
+
+def _valued(network: mo.Network, orders: mo.Orders, groups: Sequence[frozenset[str]]) -> EnergyGame:
+    energy = EnergyGame(network, orders)
+    for group in groups:
+        energy(group)
+    return energy
+
+
+def nucleoli(players: int, density: str, repeat: int) -> Run:
+    """The nucleolus, proved; and Owen payments are in the core (else RuntimeError)."""
+    network, orders = market(players, density)
+    spent = []
+    for _ in range(repeat):
+
+        def run() -> tuple[EnergyGame, int]:
+            energy = EnergyGame(network, orders)
+            found = nucleolus(energy.game())
+            if not found.proved:
+                raise RuntimeError("the nucleolus is not proved")
+            return energy, found.evaluated
+
+        seconds, (energy, evaluated) = timed(run)
+        spent.append(seconds)
+    programs = energy.programs
+    verdict = in_core(energy.game(), energy.payments().set_index("player")["total"])
+    if not verdict:
+        raise RuntimeError(f"Owen payments: {verdict}")
+    wires = int((network.lines["kind"] == "private").sum())
+    gap = gap_of(energy, [frozenset(energy.players)])
+    return Run(f"nucleolus, d = {density}", players, wires, evaluated, programs, statistics.median(spent), gap)
+
+
+def sharing(losses: str) -> Run:
+    """All partitions of the eight nodes, and whether payments exist where the worst is expected of the others."""
+    case = mo.load_case("eight_node")
+    assert case.orders is not None
+    game = SharedGrid(case.network, case.orders, losses=losses)
+    seconds, answer = timed(lambda: supporting_payments(game.game().expecting("pessimistic")))
+    wires = int((case.network.lines["kind"] == "private").sum())
+    task = f"all partitions of eight_node, losses {losses}: {'payments exist' if answer else 'no payments exist'}"
+    return Run(task, len(game.players), wires, game.evaluated, game.evaluated, seconds, 0.0)
+
+
+def judge(runs: Sequence[Run]) -> list[Target]:
+    """The figures beside their limits."""
+    found = []
+    for kind, asked in (("values", ASKED_VALUES), ("nucleolus", ASKED_NUCLEOLUS)):
+        for run in runs:
+            if run.task.startswith(kind):
+                counted = f"{run.values:,} " if kind == "values" else ""
+                found.append(Target(f"{counted}{run.task}, {run.players} players", run.seconds, asked, "s"))
+    game = [run for run in runs if run.task.startswith(("values", "nucleolus"))]
+    found.append(Target("widest gap between value and bound", max(run.gap for run in game), ASKED_GAP, ""))
+    return found
+
+
+def measure(repeat: int, quick: bool = False) -> Report:
+    """Everything."""
+    report = Report(machine())
+    few, many, count = (6, 8, 50) if quick else (15, 30, VALUES)
+    for density in DENSITIES[1:2] if quick else DENSITIES:
+        report.runs.append(values(many, density, count, repeat))
+        report.runs.append(nucleoli(few, density, repeat))
+    report.runs += [sharing(losses) for losses in (("ignored",) if quick else ("ignored", "felt"))]
+    report.targets = judge(report.runs)
+    return report
+
+
+def markdown(report: Report) -> str:
+    """The report as Markdown tables."""
+    facts = report.machine
+    heads = ["task", "players", "wires", "values", "programs", "s", "gap"]
+    rows = [
+        [run.task, str(run.players), str(run.wires), f"{run.values:,}", f"{run.programs:,}", f"{run.seconds:.3g}",
+         f"{run.gap:.0e}"]
+        for run in report.runs
+    ]  # fmt: skip
+    verdicts = [
+        [t.what, f"{t.measured:.3g} {t.unit}".strip(), "" if t.limit is None else f"<= {t.limit:.3g}", t.verdict]
+        for t in report.targets
+    ]
+    return "\n".join([
+        f"{facts['date']}, {facts['machine']}, Python {facts['python']}, {facts['libraries']}.",
+        "",
+        rows_of(heads, rows),
+        "",
+        rows_of(["figure", "measured", "asked", "verdict"], verdicts),
+    ])  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=3, help="runs per figure")
+    parser.add_argument("--quick", action="store_true", help="8 and 6 players, once")
+    parser.add_argument("--out", type=Path, help="file that ends in .md or .json")
+    chosen = parser.parse_args(arguments)
+    if chosen.out is not None and chosen.out.suffix not in (".md", ".json"):
+        parser.error(f"--out {chosen.out}: the name must end in .md or .json")
+    report = measure(1 if chosen.quick else max(chosen.repeat, 1), chosen.quick)
+    return leave(report, markdown(report), chosen.out)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
