@@ -42,6 +42,8 @@ bench: $(STAMP)  ## speed against raw solvers, CVXPY and pandapower
 	@$(PY) benchmarks/speed/resolve.py
 	@$(PY) benchmarks/speed/physics.py
 	@$(PY) benchmarks/speed/gne.py
+	@$(PY) benchmarks/speed/lossy.py
+	@$(PY) benchmarks/speed/coalitions.py
 
 ipopt: $(STAMP)  ## try again to build cyipopt (make setup has tried once)
 	@$(PY) tools/build_cyipopt.py

@@ -42,6 +42,23 @@ _HOME = {
     "solve_game": "mktopt.agents.game",
     "GameResult": "mktopt.agents.game",
     "price_of_anarchy": "mktopt.agents.game",
+    "Wire": "mktopt.networks.private_wires",
+    "add_private_wires": "mktopt.networks.private_wires",
+    "with_private_wires": "mktopt.networks.private_wires",
+    "endowments": "mktopt.networks.private_wires",
+    "Coalition": "mktopt.clearing.coalition",
+    "CoalitionGame": "mktopt.agents.coalitions.values",
+    "EnergyGame": "mktopt.agents.coalitions.energy",
+    "MarketGame": "mktopt.agents.coalitions.market",
+    "PartitionGame": "mktopt.agents.coalitions.partition",
+    "SharedGrid": "mktopt.agents.coalitions.shared_grid",
+    "in_core": "mktopt.agents.coalitions.core",
+    "least_core": "mktopt.agents.coalitions.core",
+    "nucleolus": "mktopt.agents.coalitions.nucleolus",
+    "shapley": "mktopt.agents.coalitions.shapley",
+    "shapley_sampled": "mktopt.agents.coalitions.shapley",
+    "supporting_payments": "mktopt.agents.coalitions.payments",
+    "merge_and_split": "mktopt.agents.coalitions.formation",
     "own_utility": "mktopt.formulations.utilities",
     "regrets": "mktopt.clearing.certificate",
     "MktoptError": "mktopt.errors",
@@ -59,11 +76,24 @@ _NAMED = {"Session": "MarketSession"}
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
+    from mktopt.agents.coalitions.core import in_core as in_core
+    from mktopt.agents.coalitions.core import least_core as least_core
+    from mktopt.agents.coalitions.energy import EnergyGame as EnergyGame
+    from mktopt.agents.coalitions.formation import merge_and_split as merge_and_split
+    from mktopt.agents.coalitions.market import MarketGame as MarketGame
+    from mktopt.agents.coalitions.nucleolus import nucleolus as nucleolus
+    from mktopt.agents.coalitions.partition import PartitionGame as PartitionGame
+    from mktopt.agents.coalitions.payments import supporting_payments as supporting_payments
+    from mktopt.agents.coalitions.shapley import shapley as shapley
+    from mktopt.agents.coalitions.shapley import shapley_sampled as shapley_sampled
+    from mktopt.agents.coalitions.shared_grid import SharedGrid as SharedGrid
+    from mktopt.agents.coalitions.values import CoalitionGame as CoalitionGame
     from mktopt.agents.game import GameResult as GameResult
     from mktopt.agents.game import price_of_anarchy as price_of_anarchy
     from mktopt.agents.game import solve_game as solve_game
     from mktopt.clearing.certificate import Certificate as Certificate
     from mktopt.clearing.certificate import regrets as regrets
+    from mktopt.clearing.coalition import Coalition as Coalition
     from mktopt.clearing.equilibrium import Equilibrium as Equilibrium
     from mktopt.clearing.equilibrium_certificate import EquilibriumCertificate as EquilibriumCertificate
     from mktopt.clearing.result import Clearing as Clearing
@@ -92,6 +122,10 @@ if TYPE_CHECKING:
     from mktopt.networks.cases import load_network as load_network
     from mktopt.networks.network import Network as Network
     from mktopt.networks.orders import Orders as Orders
+    from mktopt.networks.private_wires import Wire as Wire
+    from mktopt.networks.private_wires import add_private_wires as add_private_wires
+    from mktopt.networks.private_wires import endowments as endowments
+    from mktopt.networks.private_wires import with_private_wires as with_private_wires
     from mktopt.networks.prosumers import Prosumers as Prosumers
     from mktopt.solvers import SOLVERS as SOLVERS
 

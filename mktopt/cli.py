@@ -67,6 +67,9 @@ class Table(enum.StrEnum):
     agents = "agents"
     aggregators = "aggregators"
     trace = "trace"
+    trades = "trades"
+    payments = "payments"
+    groups = "groups"
 
 
 def _version(wanted: bool) -> None:

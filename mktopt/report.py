@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 TABLES = (
     "prices", "dispatch", "flows", "voltages", "constraints", "order_prices", "price_parts", "reactive_prices",
     "relaxation", "contingencies", "agents", "aggregators", "trace",
+    "trades", "payments", "groups",
 )  # fmt: skip
 TITLES = {
     "prices": "Prices",
@@ -34,6 +35,9 @@ TITLES = {
     "agents": "Agents (payoff: utility less payment; gain: what another p would add at the posted unit cost)",
     "aggregators": "Aggregators (p_kw: what they draw from the grid; unit cost in $/kWh)",
     "trace": "Iterations",
+    "trades": "Trades over private wires (from seller to buyer)",
+    "payments": "Players (payment: what the player pays; saving: less than by itself)",
+    "groups": "Groups that private wires join",
     "contingencies": "Contingencies (loading of the emergency rating of the branch that is worst off)",
 }
 LIMIT = 16  # rows
@@ -63,6 +67,9 @@ def tidy(clearing: Clearing, table: str) -> pd.DataFrame:
     frame: pd.DataFrame | None = getattr(clearing, table)
     if frame is None and table in ("agents", "aggregators", "trace"):
         raise MktoptError(f"mechanism '{clearing.mechanism}' has no {table}; choose another --table or --mechanism gne")
+    if frame is None and table in ("trades", "payments", "groups"):
+        advice = "choose another --table or --mechanism coalition"
+        raise MktoptError(f"mechanism '{clearing.mechanism}' has no {table}; {advice}")
     if frame is None and table == "contingencies":
         raise MktoptError("no contingencies were asked for; add --mechanism dlmp --contingencies n-1")
     if frame is None:
@@ -88,12 +95,20 @@ def _print_report(clearing: Clearing, saved: Path | None, origin: str) -> None:
     else:  # hundreds of agents say less than their aggregators
         stdout().print()
         show(_for_people(clearing, clearing.aggregators), TITLES["aggregators"], PARTS_LIMIT, _rest("agents", saved))
+    _show_coalition(clearing, saved)
     _show(_for_people(clearing, congested(clearing)), "Branches at their rating", _rest("flows", saved))
     _show(clearing.constraints, TITLES["constraints"], "")
     if clearing.contingencies is not None:
         worst_first = clearing.contingencies.sort_values("loading_percent", ascending=False, kind="stable")
         note = _rest("contingencies", saved) if len(worst_first) > LIMIT else ""
         _show(_for_people(clearing, worst_first), TITLES["contingencies"], note)
+
+
+def _show_coalition(clearing: Clearing, saved: Path | None) -> None:
+    """Who trades over private wires, and what all pay."""
+    for name in ("trades", "payments") if clearing.coalition is not None else ():
+        table = tidy(clearing, name)
+        _show(_for_people(clearing, table), TITLES[name], _rest(name, saved) if len(table) > LIMIT else "")
 
 
 def _show_dispatch(clearing: Clearing, saved: Path | None) -> None:
@@ -189,10 +204,18 @@ def as_document(clearing: Clearing) -> dict[str, Any]:
         "welfare": clearing.welfare,
         "certificate": {"ok": certificate.ok(), **vars(certificate)},
         "equilibrium": None if clearing.equilibrium is None else vars(clearing.equilibrium),
+        "coalition": _scalars(clearing.coalition),
         "prices_unique": clearing.prices_unique,
         "notes": list(clearing.notes),
         **{name: getattr(clearing, name) for name in TABLES},
     }
+
+
+def _scalars(record: Any) -> dict[str, Any] | None:
+    """What a record holds beside its tables."""
+    if record is None:
+        return None
+    return {name: value for name, value in vars(record).items() if not isinstance(value, pd.DataFrame)}
 
 
 def print_no_market(error: InfeasibleError | UnboundedError, form: Format) -> None:
@@ -234,12 +257,14 @@ def save(clearing: Clearing, folder: Path) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         say(f"saved in {folder} (no pictures: pip install 'mktopt[plot]')")
         return
-    write_folder(folder, lambda aside: _draw(clearing, aside), ["voltages.png", "convergence.png"])
+    write_folder(folder, lambda aside: _draw(clearing, aside), ["voltages.png", "convergence.png", "trades.png"])
     say(f"saved in {folder}: tables, inputs, manifest.json and {', '.join(f'{name}.png' for name in _plots(clearing))}")
 
 
 def _plots(clearing: Clearing) -> tuple[str, ...]:
     more = ["voltages"] * (clearing.voltages is not None)
+    wired = clearing.coalition is not None and bool((clearing.network.lines["kind"] == "private").any())
+    more += ["trades"] * wired
     more += ["convergence"] * (clearing.trace is not None and len(clearing.trace) > 0)
     return (*PLOTS, *more)
 

@@ -11,6 +11,8 @@ solver. With these, at the turnover as the scale of money,
     regret           most that one participant could gain at its order_price on its own curve [$]
     budget           payments - receipts - rent, the rent taken from the flows [$]
     tables           greatest disagreement between tables that say the same: names, welfare, payments, order prices, ...
+    record, choice   of a coalition: its costs, losses and payments made anew, and what private traders missed (see
+                     `mktopt.clearing.coalition_certificate`); else none (None)
 
 Nothing here reads the arrays that the solver saw.
 """
@@ -34,6 +36,7 @@ from mktopt.clearing.security import security_violation
 from mktopt.clearing.testimony import multipliers_of, values_of
 from mktopt.errors import MktoptError
 from mktopt.formulations.budget_balance import shortfall
+from mktopt.formulations.coalition import decided_before
 from mktopt.formulations.market import declaration_of
 from mktopt.networks.units import shunt_kvar
 from mktopt.solvers.solution import Has
@@ -69,11 +72,14 @@ class Certificate:
     rent_must_be_positive: bool = False
     source: str = "evaluated"
     local: bool = False
+    record: float | None = None
+    choice: float | None = None
 
     def failures(self, tol: float = 1e-6) -> list[str]:
         """The names of the figures that do not hold within `tol`."""
         money = "complementarity" if self.local else "gap"
         names = ["primal", "dual", money, "budget", "tables"] + ["regret"] * self.convex
+        names += [name for name in ("record", "choice") if getattr(self, name) is not None]
         failed = [name for name in names if not getattr(self, name) <= tol]
         if self.rent_must_be_positive and not self.rent >= -tol * self.turnover:
             failed.append("rent")
@@ -89,9 +95,11 @@ class Certificate:
         kind = "" if self.convex else " (integers fixed; regret is uplift)"
         kind = " (a local optimum; regret is lost opportunity)" if self.local else kind
         gap = f"slackness {self.complementarity:.1e}" if self.gap is None else f"gap {self.gap:.1e}"
+        more = [("record", self.record), ("choice", self.choice)]
+        said = "".join(f"{name} {value:.1e}, " for name, value in more if value is not None)
         return (
             f"{verdict}: primal {self.primal:.1e}, dual {self.dual:.1e}, {gap}, regret {self.regret:.1e}, "
-            f"budget {self.budget:.1e}, tables {self.tables:.1e}, rent {self.rent:.4g} ${kind}"
+            f"budget {self.budget:.1e}, tables {self.tables:.1e}, {said}rent {self.rent:.4g} ${kind}"
         )
 
 
@@ -119,6 +127,7 @@ def certify(clearing: Clearing) -> Certificate | EquilibriumCertificate:
     rent, regret = rent_of_wires(clearing), regrets(clearing)["regret"]
     local = _is_local(clearing, evidence)
     convex = not local and all(v.is_continuous() for v in evidence.variables)
+    record, choice = _of_coalition(clearing)
     return Certificate(
         primal=float(np.maximum(found.primal, security_violation(clearing))),
         dual=found.dual,
@@ -132,7 +141,19 @@ def certify(clearing: Clearing) -> Certificate | EquilibriumCertificate:
         convex=convex,
         rent_must_be_positive=convex and _rent_is_the_grids_own(clearing, evidence),
         local=local,
+        record=record,
+        choice=choice,
     )
+
+
+def _of_coalition(clearing: Clearing) -> tuple[float | None, float | None]:
+    """Figures `record` and `choice`, None of other mechanisms."""
+    if clearing.coalition is None:
+        return None, None
+    from mktopt.clearing.coalition_certificate import coalition_certificate
+
+    found = coalition_certificate(clearing)
+    return float(np.max([found.losses, found.costs, found.payments])), found.choice
 
 
 def _is_local(clearing: Clearing, evidence: Evidence) -> bool:
@@ -168,6 +189,8 @@ def regrets(clearing: Clearing) -> pd.DataFrame:
         last = np.r_[orders.curves.first[1:], len(orders.curves.owner)] - 1
         missed = np.maximum(sign * (price - orders.curves.start[last]), 0.0)
         lost = np.where(endless, np.maximum(lost, missed * np.maximum(quantity, 1.0) * hours), lost)
+    if clearing.coalition is not None:  # what was decided before the market is no choice at its prices
+        lost = np.where(decided_before(orders, clearing.coalition.behaviour), 0.0, lost)
     lost = lost + _reactive_regret(clearing) * hours
     frame = pd.DataFrame({"participant": orders.orders["participant"].to_numpy(), "regret": lost})
     return frame.groupby("participant", sort=False)["regret"].sum().reset_index()

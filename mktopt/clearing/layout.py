@@ -114,12 +114,14 @@ def distances(network: Network) -> tuple[FloatArray, str]:
 
 
 def place_names(
-    ax: Any, names: list[str], at: FloatArray, ends: FloatArray, size: float, reach: FloatArray, bold: int = 0
+    ax: Any, names: list[str], at: FloatArray, ends: FloatArray, size: float, reach: FloatArray, bold: int = 0,
+    colour: str = RED,
 ) -> None:
     """Writes `names` beside the points `at`, each in the direction where it covers least; the first have the choice.
 
     at: shape (n, 2) in data units; ends: branches to keep clear of, shape (m, 2, 2); size: of the font [pt];
-    reach: distance between a point and its name [pt], shape (n,); bold: how many of the first are in bold red.
+    reach: distance between a point and its name [pt], shape (n,); bold: how many of the first are in bold,
+    in `colour`.
     The figure is laid out first, so that what is weighed is what will be seen.
     """
     ax.figure.draw_without_rendering()
@@ -143,7 +145,7 @@ def place_names(
         shift = best * away * (0.75 if best.all() else 1.0)
         ax.annotate(
             name, at[len(taken) - 1], xytext=tuple(shift), textcoords="offset points", fontsize=size,
-            color=RED if len(taken) <= bold else "0.25", weight="bold" if len(taken) <= bold else "normal",
+            color=colour if len(taken) <= bold else "0.25", weight="bold" if len(taken) <= bold else "normal",
             ha=("right", "center", "left")[int(best[0]) + 1], va=("top", "center", "bottom")[int(best[1]) + 1],
             zorder=6, annotation_clip=True,
         )  # fmt: skip

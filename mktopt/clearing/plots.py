@@ -41,8 +41,8 @@ FULL_PERCENT = 100.0 - 1e-4
 
 
 class Plots:
-    """The pictures of one clearing: `.prices()`, `.price_parts()`, `.voltages()`, `.network()`, `.curves()`, and of an
-    auction of prosumers `.aggregator(name)` and `.convergence()`."""
+    """The pictures of one clearing: `.prices()`, `.price_parts()`, `.voltages()`, `.network()`, `.curves()`, of an
+    auction of prosumers `.aggregator(name)` and `.convergence()`, of private wires `.trades()`."""
 
     def __init__(self, clearing: Clearing) -> None:
         self.clearing = clearing
@@ -191,6 +191,37 @@ class Plots:
         ax = new_axes(ax)
         draw_convergence(ax, trace)
         ax.set_title(self._title("convergence", None), fontsize=11)
+        return ax
+
+    def trades(self, ax: Any = None, period: int = 0) -> Any:
+        """Who sends what over private wires, beside the public grid and its flows.
+
+        Returns the Axes. Raises UnknownNameError for a period that is not there, MktoptError where no wire is private.
+        """
+        from mktopt.clearing.trade_plots import draw_trades, label_trades
+
+        network = self.clearing.network
+        self._price(period)  # refuses a period that is not there
+        private = (network.lines["kind"] == "private").to_numpy()
+        if not private.any():
+            raise MktoptError("no branch is private; add some with mktopt.add_private_wires or with_private_wires")
+        at, own = positions(network)
+        kw, _ = self._flows(period)
+        ax = new_axes(ax, map_size(at) if own else (9.5, 6.0))
+        ends = np.stack([at[network.from_index], at[network.to_index]], axis=1)
+        draw_trades(ax, ends, kw, private)
+        named = network.n_buses <= MOST_NAMED
+        ax.scatter(*at.T, s=46.0 if named else 6.0, c="white" if named else "0.35", edgecolor="0.25", zorder=4)
+        ax.scatter(*at[[network.source_index]].T, marker="s", s=170, facecolor="none", edgecolor="black", lw=1.4,
+                   zorder=4, label="main grid")  # fmt: skip
+        ax.set_aspect("equal", adjustable="datalim")
+        ax.set_axis_off()
+        ax.margins(0.08)
+        found = self.clearing.coalition
+        behaviour = "trades" if found is None else f"{found.behaviour.replace('_', ' ')} trades"
+        ax.set_title(self._title(behaviour, period), fontsize=11)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.01), frameon=False, fontsize=8.5, ncols=2)
+        label_trades(ax, at, ends, kw, private, network.buses["bus"].tolist() if named else [])
         return ax
 
     def _prosumer_curves(self, ax: Any, period: int) -> Any:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from mktopt.clearing.certificate import Certificate
     from mktopt.clearing.check_ac import AcCheck
+    from mktopt.clearing.coalition import Coalition
     from mktopt.clearing.equilibrium import Equilibrium
     from mktopt.clearing.equilibrium_certificate import EquilibriumCertificate
     from mktopt.clearing.plots import Plots
@@ -105,6 +106,7 @@ class Clearing:
     aggregators: pd.DataFrame | None = None
     trace: pd.DataFrame | None = None
     equilibrium: Equilibrium | None = None
+    coalition: Coalition | None = None
 
     @cached_property
     def certificate(self) -> Certificate | EquilibriumCertificate:
@@ -223,6 +225,21 @@ class Clearing:
 
         return Plots(self)
 
+    @property
+    def trades(self) -> pd.DataFrame | None:
+        """Who sends what over private wires, None where no coalition was cleared (see `mktopt.clearing.coalition`)."""
+        return None if self.coalition is None else self.coalition.trades
+
+    @property
+    def payments(self) -> pd.DataFrame | None:
+        """What each player of a coalition pays and saves, None where no coalition was cleared."""
+        return None if self.coalition is None else self.coalition.payments
+
+    @property
+    def groups(self) -> pd.DataFrame | None:
+        """The groups of a coalition's players, None where no coalition was cleared."""
+        return None if self.coalition is None else self.coalition.groups
+
     def price(self, bus: str, period: int = 0) -> float:
         """The price of `bus` in `period` [$/kWh]; raises UnknownNameError for a bus or period that is not there."""
         return float(self.prices["price"].iloc[self._position(bus, period)])
@@ -271,6 +288,7 @@ class Clearing:
             f"  prices    {prices.min():z.4f} to {prices.max():z.4f} $/kWh",
             *self._doubt(),
             *([f"  auction   {self.equilibrium}"] if self.equilibrium is not None else []),
+            *([f"  coalition {self.coalition}"] if self.coalition is not None else []),
         ]
         try:
             lines.append(f"  proof     {self.certificate}")

@@ -5,6 +5,7 @@ folder/
                      whether prices are unique
   prices.*, dispatch.*, flows.*, voltages.*, constraints.*, order_prices.*, reactive_prices.*, relaxation.*,
   contingencies.*, agents.*, aggregators.*, trace.*                              (csv or parquet)
+  trades.*, payments.*, groups.*, private_prices.*   of a coalition, with `coalition` in the manifest
   prosumers.csv                                      of an auction of prosumers, with `equilibrium` in the manifest
   orders.csv, network.toml, buses.csv, branches.csv, loads.csv, shunts.csv        the inputs
 """
@@ -25,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from mktopt.clearing.certificate import Certificate
+from mktopt.clearing.coalition import Coalition
 from mktopt.clearing.equilibrium import Equilibrium
 from mktopt.clearing.equilibrium_certificate import EquilibriumCertificate
 from mktopt.clearing.price_ranges import Ambiguity, ambiguity
@@ -43,9 +45,11 @@ TABLES = (
     "prices", "dispatch", "flows", "voltages", "constraints", "order_prices", "reactive_prices", "relaxation",
     "contingencies", "agents", "aggregators", "trace",
 )  # fmt: skip
+# Those of the record `coalition`.
+OF_COALITION = ("trades", "payments", "groups", "private_prices")
 _NAMES = (
     "bus", "order", "participant", "side", "branch", "name", "index", "contingency", "kind", "status", "worst_branch",
-    "agent", "aggregator", "role", "verdict",
+    "agent", "aggregator", "role", "verdict", "seller", "buyer", "player", "group", "members",
 )  # fmt: skip
 
 # Whole numbers stay whole where there are none, and where some are missing.
@@ -92,8 +96,7 @@ def save(clearing: Clearing, folder: str | Path, format: str = "csv") -> None:
             aside.joinpath("orders.csv").write_text(clearing.orders.joined().to_csv(index=False), encoding="utf-8")
         else:
             clearing.prosumers.to_csv(aside / "prosumers.csv")
-        for name in TABLES:
-            table = getattr(clearing, name)
+        for name, table in _tables(clearing).items():
             if table is not None:
                 _write(table, aside / f"{name}.{format}")
         manifest = _manifest(clearing, certificate, format) | _uniqueness(clearing)
@@ -102,7 +105,8 @@ def save(clearing: Clearing, folder: str | Path, format: str = "csv") -> None:
         text = json.dumps(manifest, indent=2, default=str)
         aside.joinpath("manifest.json").write_text(text + "\n", encoding="utf-8")
 
-    earlier = [f"{name}.{kind}" for name in TABLES for kind in ("csv", "parquet")] + ["orders.csv", "prosumers.csv"]
+    earlier = [f"{name}.{kind}" for name in (*TABLES, *OF_COALITION) for kind in ("csv", "parquet")]
+    earlier += ["orders.csv", "prosumers.csv"]
     write_folder(folder, fill, earlier if (Path(folder) / "manifest.json").is_file() else ())
 
 
@@ -131,6 +135,7 @@ def load(folder: str | Path, utilities: Mapping[str, Utility] | None = None) -> 
         status=Status(Stopped[manifest["status"]["stopped"]], Has[manifest["status"]["has"]]),
         network=Network.from_csv(folder),
         **_participants(folder, manifest, utilities),
+        coalition=_coalition(folder, manifest),
         notes=tuple(manifest["notes"]),
         **{key: manifest[key] for key in _PLAIN},
     )
@@ -182,6 +187,35 @@ def _equilibrium(clearing: Clearing) -> dict[str, Any] | None:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
 
 
+def _tables(clearing: Clearing) -> dict[str, pd.DataFrame | None]:
+    """All tables of a clearing by name, None for those that it does not have."""
+    tables = {name: getattr(clearing, name) for name in TABLES}
+    if clearing.coalition is not None:
+        tables |= {name: getattr(clearing.coalition, name) for name in OF_COALITION}
+    return tables
+
+
+def _coalition_entry(clearing: Clearing) -> dict[str, Any] | None:
+    """The manifest's entry of a coalition: all of its record but the tables."""
+    if clearing.coalition is None:
+        return None
+    found = clearing.coalition
+    return {item.name: getattr(found, item.name) for item in fields(found) if item.name not in OF_COALITION}
+
+
+def _coalition(folder: Path, manifest: dict[str, Any]) -> Coalition | None:
+    """The record of a coalition that was saved, None where it was another mechanism."""
+    entry = manifest.get("coalition")
+    if entry is None:
+        return None
+    files = {name: f"{name}.{manifest['format']}" for name in OF_COALITION}
+    tables: dict[str, Any] = {
+        name: _read(folder / file) if file in manifest["sha256"] else None for name, file in files.items()
+    }
+    prices = {name: None if entry[name] is None else tuple(entry[name]) for name in ("retail", "feed_in", "wholesale")}
+    return Coalition(**entry | prices, **tables)
+
+
 def _manifest(clearing: Clearing, certificate: dict[str, Any], format: str) -> dict[str, Any]:
     packages = ("mktopt", "pyomo", "highspy", "clarabel", "numpy", "scipy", "pandas")
     return {
@@ -194,6 +228,7 @@ def _manifest(clearing: Clearing, certificate: dict[str, Any], format: str) -> d
         "seed": clearing.options.get("seed"),
         "certificate": certificate,
         "equilibrium": _equilibrium(clearing),
+        "coalition": _coalition_entry(clearing),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
     }
 
@@ -287,7 +322,8 @@ def _sha256(path: Path) -> str:
 
 def _digest(clearing: Clearing) -> str:
     digest = hashlib.sha256(repr(clearing.welfare).encode())
-    for name in TABLES:
-        table = getattr(clearing, name)
+    if (entry := _coalition_entry(clearing)) is not None:
+        digest.update(json.dumps(entry, sort_keys=True).encode())
+    for table in _tables(clearing).values():
         digest.update(b"none" if table is None else table.to_csv(index=False).encode())
     return digest.hexdigest()
