@@ -8,24 +8,20 @@ new objects, and prices and tables are part of it. The contestants take turns, s
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import gc
-import json
 import math
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import peers
+from reports import Target, chosen_from, document, leave, machine, parser_of, rows_of
 
 import mktopt as mo
 
@@ -49,21 +45,6 @@ class Size:
     seconds: dict[str, float]
     stages: dict[str, float]
     worst_welfare_error: float
-
-
-@dataclass
-class Target:
-    """A figure beside what was asked of it; `limit` None: information."""
-
-    what: str
-    measured: float
-    limit: float | None
-    unit: str
-
-    @property
-    def verdict(self) -> str:
-        """Whether the limit is kept."""
-        return "" if self.limit is None else "met" if self.measured <= self.limit else "NOT MET"
 
 
 @dataclass
@@ -166,35 +147,15 @@ FIRST = (
     "mo.clear('surplus', case.network, case.orders); print(time.perf_counter() - start)"
 )
 MEMORY = """
-import pathlib, resource, time
+import sys, time
+sys.path.insert(0, {folder!r})
 import mktopt as mo
+from reports import peak_gib
 network, orders, *_ = mo.load_case("synthetic:radial:{buses}:0")
 start = time.perf_counter()
 clearing = mo.clear("surplus", network, orders)
-taken = time.perf_counter() - start
-# Linux hands the peak of the parent, which has held CVXPY's matrices, on to its child; VmHWM begins anew
-status = pathlib.Path("/proc/self/status")
-if status.exists():
-    peak = int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**20
-else:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30
-print(taken, peak)
+print(time.perf_counter() - start, peak_gib())
 """
-
-
-def machine() -> dict[str, str]:
-    """Where the figures are from."""
-    model, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        model = f"{len(models)} x {models[0]}" if models else model
-    libraries = ("clarabel", "cvxpy", "highspy", "numpy", "pandas", "pyomo", "scipy")
-    return {
-        "date": datetime.date.today().isoformat(),
-        "machine": model,
-        "python": platform.python_version(),
-        "libraries": ", ".join(f"{name} {version(name)}" for name in libraries),
-    }
 
 
 def judge(
@@ -241,23 +202,18 @@ def measure(sizes: Sequence[int], repeat: int, quick: bool = False) -> Report:
         parameters = not quick and buses <= CVXPY_PARAMETERS_UP_TO
         report.sizes.append(measure_size(buses, repeats, parameters))
     say("ieee34, import, memory")
-    memory = {} if quick else {buses: fresh(MEMORY.format(buses=buses))[1] for buses in sorted(sizes)[-1:]}
+    folder = str(Path(__file__).resolve().parent)
+    largest = [] if quick else sorted(sizes)[-1:]
+    memory = {buses: fresh(MEMORY.format(folder=folder, buses=buses))[1] for buses in largest}
     runs = min(repeat, 5)
     imported, first = fresh(IMPORT, runs)[0], fresh(FIRST, runs)[0]
     report.targets = judge(report.sizes, measure_ieee34(4 * repeat), imported, first, memory)
     return report
 
 
-def rows_of(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with columns of equal width."""
-    width = [max(len(row[k]) for row in (heads, *rows)) for k in range(len(heads))]
-    lines = [heads, ["-" * w for w in width], *rows]
-    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, width, strict=True)) + " |" for line in lines)
-
-
 def markdown(report: Report) -> str:
     """The report as Markdown tables."""
-    sizes, facts = report.sizes, report.machine
+    sizes = report.sizes
     names = list(dict.fromkeys(name for size in sizes for name in size.seconds))
     heads = ["seconds", *(f"{size.buses:,} buses" for size in sizes)]
 
@@ -268,41 +224,22 @@ def markdown(report: Report) -> str:
 
     contest = [[name, *(cell(size, name) for size in sizes)] for name in names]
     stages = [[f"- {stage}", *(f"{size.stages[stage]:.3g}" for size in sizes)] for stage in STAGES]
-    verdicts = [
-        [t.what, f"{t.measured:.3g} {t.unit}".strip(), "" if t.limit is None else f"<= {t.limit:g}", t.verdict]
-        for t in report.targets
-    ]
     error = max(size.worst_welfare_error for size in sizes)
     repeats = ", ".join(f"{size.repeats} at {size.buses:,}" for size in sizes)
-    return "\n".join([
-        f"{facts['date']}, {facts['machine']}, Python {facts['python']}, {facts['libraries']}.",
+    return document(report, [
         f"Medians of {repeats}; in brackets the time relative to raw Clarabel.",
         f"Welfare of all contestants equal within {error:.0e} (asked: {SAME_WELFARE:g}).",
         "",
         rows_of(heads, [contest[0], *stages, *contest[1:]]),
-        "",
-        rows_of(["figure", "measured", "asked", "verdict"], verdicts),
     ])  # fmt: skip
 
 
-def leave(report: Any, text: str, out: Path | None) -> int:
-    """Prints a report and writes it to `out` as its name says; returns the exit code: 1 where a target is missed."""
-    print(text)
-    if out is not None:
-        written = json.dumps(asdict(report), indent=2) if out.suffix == ".json" else text
-        out.write_text(written + "\n", encoding="utf-8")
-    return 1 if any(target.verdict == "NOT MET" for target in report.targets) else 0
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--sizes", default="1000,10000,100000", help="numbers of buses, commas between")
     parser.add_argument("--repeat", type=int, default=5, help="runs per contestant and size (3 from 50,000 buses)")
     parser.add_argument("--quick", action="store_true", help="1,000 and 3,000 buses, no parameters, no memory")
-    parser.add_argument("--out", type=Path, help="file that ends in .md or .json")
-    chosen = parser.parse_args(arguments)
-    if chosen.out is not None and chosen.out.suffix not in (".md", ".json"):
-        parser.error(f"--out {chosen.out}: the name must end in .md or .json")
+    chosen = chosen_from(parser, arguments)
     try:
         sizes = [1_000, 3_000] if chosen.quick else [int(size) for size in chosen.sizes.split(",")]
     except ValueError:

@@ -10,14 +10,13 @@ that is proved comes with every figure, as a share of what trade brings.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from clear import Target, leave, machine, rows_of, timed
+from clear import timed
+from reports import Target, chosen_from, document, leave, machine, parser_of, rows_of
 
 import mktopt as mo
 from mktopt.agents.coalitions.core import in_core
@@ -156,34 +155,23 @@ def measure(repeat: int, quick: bool = False) -> Report:
 
 def markdown(report: Report) -> str:
     """The report as Markdown tables."""
-    facts = report.machine
     heads = ["task", "players", "wires", "values", "programs", "s", "gap"]
     rows = [
         [run.task, str(run.players), str(run.wires), f"{run.values:,}", f"{run.programs:,}", f"{run.seconds:.3g}",
          f"{run.gap:.0e}"]
         for run in report.runs
     ]  # fmt: skip
-    verdicts = [
-        [t.what, f"{t.measured:.3g} {t.unit}".strip(), "" if t.limit is None else f"<= {t.limit:.3g}", t.verdict]
-        for t in report.targets
-    ]
-    return "\n".join([
-        f"{facts['date']}, {facts['machine']}, Python {facts['python']}, {facts['libraries']}.",
+    return document(report, [
         "",
         rows_of(heads, rows),
-        "",
-        rows_of(["figure", "measured", "asked", "verdict"], verdicts),
     ])  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--repeat", type=int, default=3, help="runs per figure")
     parser.add_argument("--quick", action="store_true", help="8 and 6 players, once")
-    parser.add_argument("--out", type=Path, help="file that ends in .md or .json")
-    chosen = parser.parse_args(arguments)
-    if chosen.out is not None and chosen.out.suffix not in (".md", ".json"):
-        parser.error(f"--out {chosen.out}: the name must end in .md or .json")
+    chosen = chosen_from(parser, arguments)
     report = measure(1 if chosen.quick else max(chosen.repeat, 1), chosen.quick)
     return leave(report, markdown(report), chosen.out)
 

@@ -10,17 +10,16 @@ three is rated at 0.7 to 1.5 of what it would carry without limits.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from clear import Target, leave, machine, rows_of, timed
+from clear import timed
+from reports import Target, chosen_from, document, leave, machine, parser_of, rows_of
 
 import mktopt as mo
 from mktopt.agents.dso import TwoLevel
@@ -223,7 +222,6 @@ def measure(counts: Sequence[int], repeat: int, quick: bool = False) -> Report:
 
 def markdown(report: Report) -> str:
     """The report as Markdown tables."""
-    facts = report.machine
     heads = ["case", "agents", "way", "iterations", "s", "compile s", "ms / iteration", "in steps", "residual",
              "difference", "verdict"]  # fmt: skip
     rows = [
@@ -234,28 +232,18 @@ def markdown(report: Report) -> str:
         ]
         for run in report.runs
     ]  # fmt: skip
-    verdicts = [
-        [t.what, f"{t.measured:.3g} {t.unit}".strip(), "" if t.limit is None else f"<= {t.limit:.3g}", t.verdict]
-        for t in report.targets
-    ]
-    return "\n".join([
-        f"{facts['date']}, {facts['machine']}, Python {facts['python']}, {facts['libraries']}.",
+    return document(report, [
         "",
         rows_of(heads, rows),
-        "",
-        rows_of(["figure", "measured", "asked", "verdict"], verdicts),
     ])  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--agents", default="1000,10000,100000", help="numbers of drawn agents, commas between")
     parser.add_argument("--repeat", type=int, default=5, help="runs per way")
     parser.add_argument("--quick", action="store_true", help="one scenario and 200 agents on 30 buses, once")
-    parser.add_argument("--out", type=Path, help="file that ends in .md or .json")
-    chosen = parser.parse_args(arguments)
-    if chosen.out is not None and chosen.out.suffix not in (".md", ".json"):
-        parser.error(f"--out {chosen.out}: the name must end in .md or .json")
+    chosen = chosen_from(parser, arguments)
     try:
         counts = [200] if chosen.quick else [int(count) for count in chosen.agents.split(",")]
     except ValueError:

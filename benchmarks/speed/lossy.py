@@ -9,7 +9,6 @@ and peak memory. Raw Clarabel gets arrays written by hand: in MW and $/MWh, no r
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from clear import OURS, RAW, RAW_OWN, STAGES, Target, fresh, leave, machine, rows_of, timed, unpaused
+from clear import OURS, RAW, RAW_OWN, STAGES, fresh, timed, unpaused
+from reports import Target, chosen_from, document, leave, machine, parser_of, rows_of
 
 import mktopt as mo
 from mktopt.networks import units
@@ -155,20 +155,16 @@ def contest(report: Report, repeat: int, density: str = "1/log n") -> None:
 
 
 MEMORY = """
-import pathlib, resource, sys, time
+import sys, time
 sys.path.insert(0, {folder!r})
 import lossy, mktopt as mo
+from reports import peak_gib
 network, orders = lossy.large({kind!r}, {buses}, {wires})
 start = time.perf_counter()
 clearing = mo.clear("surplus", network, orders, flow="lossy")
 taken = time.perf_counter() - start
 assert clearing.certificate.ok(), clearing.certificate
-status = pathlib.Path("/proc/self/status")
-if status.exists():
-    peak = int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**20
-else:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30
-print(taken, peak)
+print(taken, peak_gib())
 """
 
 
@@ -202,32 +198,21 @@ def judge(report: Report) -> list[Target]:
 
 def markdown(report: Report) -> str:
     """The report as Markdown tables."""
-    facts = report.machine
     rows = [[name, f"{value:.3g}", f"{value / report.seconds[RAW]:.2f} x"] for name, value in report.seconds.items()]
     rows[1:1] = [[f"- {name}", f"{value:.3g}", ""] for name, value in report.stages.items()]
-    verdicts = [
-        [t.what, f"{t.measured:.3g} {t.unit}".strip(), "" if t.limit is None else f"<= {t.limit:g}", t.verdict]
-        for t in report.targets
-    ]
-    return "\n".join([
-        f"{facts['date']}, {facts['machine']}, Python {facts['python']}, {facts['libraries']}.",
+    return document(report, [
         f"IEEE 300, medians of {report.repeats}; welfare equal within {report.error:.0e} (asked: {SAME_WELFARE:g}).",
         "",
         rows_of(["seconds", "median", f"of {RAW}"], rows),
-        "",
-        rows_of(["figure", "measured", "asked", "verdict"], verdicts),
     ])  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--repeat", type=int, default=5, help="runs per contestant")
     parser.add_argument("--large", type=int, default=3000, help="buses of the large grids, 0: none")
     parser.add_argument("--quick", action="store_true", help="twice, no large grids")
-    parser.add_argument("--out", type=Path, help="file that ends in .md or .json")
-    chosen = parser.parse_args(arguments)
-    if chosen.out is not None and chosen.out.suffix not in (".md", ".json"):
-        parser.error(f"--out {chosen.out}: the name must end in .md or .json")
+    chosen = chosen_from(parser, arguments)
     report = measure(2 if chosen.quick else max(chosen.repeat, 1), 0 if chosen.quick else chosen.large)
     return leave(report, markdown(report), chosen.out)
 

@@ -8,7 +8,6 @@ and prices and tables are part of it. The contestants take turns, and what they 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
 import sys
@@ -16,11 +15,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import peers_physics
-from clear import PLAIN, RAW, RAW_OWN, Target, leave, machine, rows_of, timed, unpaused
+from clear import PLAIN, RAW, RAW_OWN, timed, unpaused
+from reports import Target, chosen_from, document, leave, machine, parser_of, rows_of
 
 import mktopt as mo
 from mktopt.solvers.clarabel import DEFAULTS
@@ -201,34 +200,23 @@ def measure(sizes: Sequence[int], repeat: int, quick: bool = False) -> Report:
 
 def markdown(report: Report) -> str:
     """The report as Markdown tables."""
-    facts = report.machine
     rows = [
         [one.name, who, f"{value:.3g}", str(one.repeats), f"{one.error:.0e}"]
         for one in report.contests
         for who, value in one.seconds.items()
     ]
-    verdicts = [
-        [t.what, f"{t.measured:.3g} {t.unit}".strip(), "" if t.limit is None else f"<= {t.limit:.3g}", t.verdict]
-        for t in report.targets
-    ]
-    return "\n".join([
-        f"{facts['date']}, {facts['machine']}, Python {facts['python']}, {facts['libraries']}.",
+    return document(report, [
         "",
         rows_of(["case", "who", "median [s]", "runs", "difference"], rows),
-        "",
-        rows_of(["figure", "measured", "asked", "verdict"], verdicts),
     ])  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--sizes", default="1000,10000", help="numbers of buses, commas between")
     parser.add_argument("--repeat", type=int, default=5, help="runs per contestant")
     parser.add_argument("--quick", action="store_true", help="300 buses and small cases, twice")
-    parser.add_argument("--out", type=Path, help="file that ends in .md or .json")
-    chosen = parser.parse_args(arguments)
-    if chosen.out is not None and chosen.out.suffix not in (".md", ".json"):
-        parser.error(f"--out {chosen.out}: the name must end in .md or .json")
+    chosen = chosen_from(parser, arguments)
     try:
         sizes = [300] if chosen.quick else [int(size) for size in chosen.sizes.split(",")]
     except ValueError:

@@ -8,7 +8,6 @@ steps. The contestants take turns at the same offers, and their welfare is compa
 
 from __future__ import annotations
 
-import argparse
 import gc
 import statistics
 import sys
@@ -22,7 +21,8 @@ import numpy as np
 import pandas as pd
 import peers
 import pyomo.environ as pyo
-from clear import SAME_WELFARE, Target, fresh, leave, machine, market, rows_of
+from clear import SAME_WELFARE, fresh, market
+from reports import Target, chosen_from, document, leave, machine, parser_of, rows_of
 
 import mktopt as mo
 from mktopt.solvers import compile
@@ -317,33 +317,23 @@ def markdown(report: Report) -> str:
         base = item.seconds[next(name for name in item.seconds if name.startswith("raw"))]
         rows = [[who, f"{1e3 * t:.3g}", f"{t / base:.2f} x"] for who, t in item.seconds.items()]
         tables += ["", rows_of([item.name, "ms per step", "to raw"], rows)]
-    verdicts = [
-        [t.what, f"{t.measured:.3g} {t.unit}".strip(), "" if t.limit is None else f"<= {t.limit:.3g}", t.verdict]
-        for t in report.targets
-    ]
     error = max(item.worst_welfare_error for item in report.contests)
     steps = ", ".join(f"{item.steps}" for item in report.contests)
     fallbacks = sum(item.fallbacks for item in report.contests)
-    return "\n".join([
-        f"{facts['date']}, {facts['machine']}, Python {facts['python']}, {facts['libraries']}.",
+    return document(report, [
         f"Medians of {steps} steps; {fallbacks} of them fell back to solving anew. {facts['reclears']}.",
         f"Welfare of all contestants equal within {error:.0e} (asked: {SAME_WELFARE:g}).",
         *tables,
-        "",
-        rows_of(["figure", "measured", "asked", "verdict"], verdicts),
     ])  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--steps", type=int, default=2_000, help="re-clears of ieee34 that are timed")
     parser.add_argument("--buses", type=int, default=10_000, help="size of the large feeder")
     parser.add_argument("--reclears", type=int, default=25_000, help="re-clears in one process, for its memory")
     parser.add_argument("--quick", action="store_true", help="200 steps, 1,000 buses, 2,500 re-clears")
-    parser.add_argument("--out", type=Path, help="file that ends in .md or .json")
-    chosen = parser.parse_args(arguments)
-    if chosen.out is not None and chosen.out.suffix not in (".md", ".json"):
-        parser.error(f"--out {chosen.out}: the name must end in .md or .json")
+    chosen = chosen_from(parser, arguments)
     if chosen.quick:
         chosen.steps, chosen.buses, chosen.reclears = 200, 1_000, 2_500
     report = measure(max(chosen.steps, 5), chosen.buses, max(chosen.reclears, 50))
