@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import mktopt as mo
 from mktopt.clearing.drawing import colour_span, pyplot
 from mktopt.clearing.layout import RED, distances, positions, sequence
 from mktopt.clearing.part_plots import PART_COLOURS
+from mktopt.networks.files import write_folder
 
 FloatArray = npt.NDArray[np.float64]
 DPI = 150
@@ -31,6 +33,21 @@ def leave(
         figure.savefig(folder / f"{name}.png", dpi=dpi)
         pyplot().close(figure)
     folder.joinpath("summary.md").write_text(text, encoding="utf-8")
+
+
+def leave_study(study: Any, out: Path, dpi: int = DPI) -> int:
+    """Writes tables, pictures and the page to `out` and prints the page; 1 where a claim fails, else 0.
+
+    study: has tables(), figures(), text(), and `claims` with columns claim and verdict ('holds' where it does).
+    """
+    tables, figures, text = study.tables(), study.figures(), study.text()
+    write_folder(out, lambda folder: leave(folder, tables, figures, text, dpi))
+    print(text)
+    print(f"left in {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")
+    failed = study.claims.loc[study.claims["verdict"] != "holds", "claim"]
+    for claim in failed:
+        print(f"fails: {claim}", file=sys.stderr)
+    return 1 if len(failed) else 0
 
 
 def km_and_sequence(network: mo.Network) -> tuple[FloatArray, npt.NDArray[np.int64]]:

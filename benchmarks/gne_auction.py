@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import auction_figures as pictures
-import feeder_figures
 import pandas as pd
 from auction_cases import FIXED_TOL, METHODS, Eight, prices, proof
 from auction_day import Day
 from auction_printed import LAST, ROUNDS, Lower, Upper
+from feeder_figures import DPI, leave_study
 
 import mktopt as mo
-from mktopt.networks.files import write_folder
 
 QUICK_SCENARIOS, QUICK_HOURS = ("I", "IV"), (3, 12, 17, 20)
 COARSE = 60  # dots per inch of pictures of a quick run
@@ -167,22 +166,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="two scenarios, 100 random aggregators, four hours")
     chosen = parser.parse_args(arguments)
     try:
-        return leave(Study.run(chosen.quick), chosen.out, COARSE if chosen.quick else feeder_figures.DPI)
+        return leave_study(Study.run(chosen.quick), chosen.out, COARSE if chosen.quick else DPI)
     except mo.MktoptError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-
-
-def leave(study: Study, out: Path, dpi: int = feeder_figures.DPI) -> int:
-    """Writes tables, pictures and the page to `out` and prints the page; 1 where a claim fails, else 0."""
-    left = study.tables(), study.figures(), study.text()
-    write_folder(out, lambda folder: feeder_figures.leave(folder, *left, dpi))
-    print(study.text())
-    print(f"left in {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")
-    failed = study.claims.loc[study.claims["verdict"] != "holds", "claim"]
-    for claim in failed:
-        print(f"fails: {claim}", file=sys.stderr)
-    return 1 if len(failed) else 0
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def test_everything_is_left_and_no_claim_fails(
     benchmark: Any, study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "auction"
-    assert benchmark.leave(study, out, benchmark.COARSE) == 0
+    assert benchmark.leave_study(study, out, benchmark.COARSE) == 0
     plt.close("all")
     tables = {f"{name}.csv" for name in study.tables()}
     assert {file.name for file in out.iterdir()} == {*tables, *(f"{name}.png" for name in PICTURES), "summary.md"}

@@ -68,7 +68,7 @@ def label_trades(
     if int(private.sum()) > MOST_LABELLED:
         busy = busy[:0]
     spots = [bow(*ends[k])[_STEPS // 2] for k in busy]
-    texts = [f"{abs(kw[k]):,.1f} kW" for k in busy]
+    texts = [f"{abs(kw[k]):,.{1 if abs(kw[k]) >= 0.05 else 2}f} kW" for k in busy]
     where = np.array([*spots, *at]).reshape(-1, 2)
     curves = np.array([np.stack([line[:-1], line[1:]], axis=1) for line in (bow(*ends[k]) for k in busy)])
     reach = np.r_[np.full(len(busy), 6.0), np.full(len(at), 8.0)][: len(where)]

@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse as sp
 
 from mktopt.errors import FormulationError
-from mktopt.solvers import Has, Program, solve
+from mktopt.solvers import Has, Program, compile, solve
 from mktopt.solvers.cones.conic import recognise
 from mktopt.solvers.cones.factor import small_factors, sparse_factor
 from mktopt.solvers.cones.scaling import cone_scales
@@ -179,3 +179,24 @@ def test_ten_thousand_cones_are_recognised():
     assert len(cones.rows) == 10_000
     assert cones.fault == ""
     assert int(cones.linear.sum()) == 5_000
+
+
+@pytest.mark.parametrize("nothing", [1e-12, 1e-60, -1e-146])
+def test_what_rounding_leaves_of_zero_moves_no_unit(nothing):
+    def program(limit):
+        m = pyo.ConcreteModel()
+        m.f, m.lost = pyo.Var([0, 1, 2]), pyo.Var([0, 1, 2], bounds=(0, None))
+        needs = {0: 1e5, 1: limit, 2: 40.0}
+        m.balance = pyo.Constraint(
+            [0, 1, 2],
+            rule=lambda m, k: m.f[k] - 0.5 * m.lost[k] - (m.f[k + 1] + 0.5 * m.lost[k + 1] if k < 2 else 0) == needs[k],
+        )
+        m.loss = pyo.Constraint([0, 1, 2], rule=lambda m, k: 1e-8 * m.f[k] ** 2 <= m.lost[k])
+        m.o = pyo.Objective(expr=m.f[0] + 0.5 * m.lost[0])
+        return compile(m)
+
+    units = [cone_scales(standard_form(program(limit))).columns for limit in (0.0, nothing)]
+    assert (units[0] == units[1]).all()
+    found, known = (solve(program(limit)) for limit in (nothing, 0.0))
+    assert found.status.has is Has.OPTIMAL
+    assert found.x == pytest.approx(known.x, rel=1e-9)

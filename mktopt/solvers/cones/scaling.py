@@ -25,12 +25,14 @@ _SHARE = 0.5
 _FEW = 2000
 # Below this share of its unit so far, a value says nothing about the unit of its column.
 _SMALL = 2.0**-10
+# Limits below this share of the greatest are what rounding leaves of zero.
+_ROUNDING = 1e-15
 
 
 def plain_scales(form: Form) -> Scales:
     """One unit of power κ for all columns, and of money: the typical finite limit, and the typical money per κ."""
     limits = np.abs(form.h[: form.ends[-1]])
-    kappa = typical(limits[limits > 0.0])
+    kappa = typical(limits[limits > _ROUNDING * limits.max(initial=0.0)])
     gradient = np.abs(form.q) + np.abs(form.P.diagonal()) * kappa
     return uniform_scales(form, kappa, 1.0 / (kappa * typical(gradient[gradient > 0.0])))
 
@@ -112,7 +114,8 @@ def _geometric(form: Form) -> Array:
     G = form.G.tocoo()
     live = np.flatnonzero(G.data)
     row, column, value = G.row[live], G.col[live], np.log2(np.abs(G.data[live]))
-    limit = np.flatnonzero(form.h)
+    # What is left of a difference of powers is no limit: 1e-60 kW would pull its row's columns along.
+    limit = np.flatnonzero(np.abs(form.h) > _ROUNDING * np.abs(form.h).max(initial=0.0))
     base = np.log2(np.abs(form.h[limit]))
     m, n = G.shape
     each = np.bincount(row, minlength=m) + np.bincount(limit, minlength=m)
