@@ -115,6 +115,7 @@ MECHANISMS: dict[str, Mechanism] = {
             coalition,
             "private wires on a public grid in four behaviours: resource cost, trades, payments (poster on coalitions)",
             flow="lossy",
+            takes=(Orders,),
             run=run_coalition,
             choices={"behaviour": BEHAVIOURS},
             flows=("lossy",),

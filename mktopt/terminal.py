@@ -39,7 +39,7 @@ P = ParamSpec("P")
 DECIMALS = {"price": 4, "price_end": 4, "payment": 2, "dual": 4, "v_pu": 4, "loading_percent": 1, "_kw": 2}
 FOLDED = 6  # characters of a name that is folded, at least
 LONG_NAME = 24  # longer names in the first column are folded where the terminal is narrow
-UNITS = {"price": "$/kWh", "order_price": "$/kWh", "payment": "$"}
+UNITS = {"price": "$/kWh", "order_price": "$/kWh"} | dict.fromkeys(("payment", "rent", "cost", "alone", "saving"), "$")
 
 
 class Format(enum.StrEnum):

@@ -20,11 +20,13 @@ import pandas as pd
 
 from mktopt.agents.private_trade import PrivateTrade, ad_hoc, self_interested
 from mktopt.clearing.coalition import Coalition
-from mktopt.clearing.coalition_tables import Account, groups, payments, trades
+from mktopt.clearing.coalition_settled import settled_cost
+from mktopt.clearing.coalition_tables import Account, groups, payments, phantom_kw, trades
 from mktopt.clearing.consistency import mean_kw
 from mktopt.clearing.frames import bus_frame
 from mktopt.clearing.result import Clearing
-from mktopt.clearing.solve import solve
+from mktopt.clearing.solve import solve, tabulate
+from mktopt.clearing.tight import least_losses
 from mktopt.errors import InfeasibleError
 from mktopt.formulations.coalition import AD_HOC, COOPERATIVE, DECIDED, INTEGRATED, MainGrid, coalition, main_grid_of
 from mktopt.formulations.flows.lossy import public_branches
@@ -34,10 +36,15 @@ from mktopt.networks.network import FloatArray
 
 SETTLED_NOTE = (
     "private flows and elastic orders were decided blind to the public grid and stay what they are: prices say what a "
-    "kWh more costs besides, and no regret counts orders that were decided"
+    "kWh more costs besides, and no regret counts orders that were decided; what players pay is in table payments, "
+    "while those of the dispatch are at these prices"
 )
 UNSETTLED_NOTE = (
     "the private flows of the integrated optimum do not fit the public grid as physics has it: there is no settled cost"
+)
+PHANTOM_NOTE = (
+    "{:.4g} kWh are wasted that no wire would lose: energy that must be taken fits no limit, or is paid to be rid of; "
+    "the resource cost holds only where so much can be curtailed"
 )
 
 
@@ -57,14 +64,17 @@ def run(
     else:
         fix_private(model, declaration, main_grid, trade.p_kw, trade.segment_kw)
         clearing = _settled(model, trade.behaviour, solver, solver_options)
-    clearing = _netted(clearing, model, main_grid)
-    notes, settled = clearing.notes, None
-    if declaration.options["behaviour"] == INTEGRATED:
-        settled = _settled_cost(clearing, declaration, main_grid, solver, solver_options)
-        notes = notes if settled is not None else (*notes, UNSETTLED_NOTE)
-    elif trade is not None:
-        notes = (*notes, SETTLED_NOTE)
-    return replace(clearing, notes=notes, coalition=_record(clearing, declaration, main_grid, trade, settled))
+    clearing = _netted(_tight(clearing, model, main_grid, solver, solver_options), model, main_grid)
+    record = _record(clearing, declaration, main_grid, trade)
+    if record.behaviour == INTEGRATED and len(clearing.constraints):
+        settled = _settled_under(clearing, declaration, main_grid, solver, solver_options)
+        record = replace(record, settled_cost=settled)
+    notes = clearing.notes if trade is None else (*clearing.notes, SETTLED_NOTE)
+    if record.behaviour == INTEGRATED and record.settled_cost is None:
+        notes = (*notes, UNSETTLED_NOTE)
+    if record.phantom_kwh > 0.0:
+        notes = (*notes, PHANTOM_NOTE.format(record.phantom_kwh))
+    return replace(clearing, notes=notes, coalition=record)
 
 
 def _main_grid(declaration: Declaration) -> MainGrid:
@@ -123,10 +133,10 @@ def _settled(
         ) from error
 
 
-def _settled_cost(
+def _settled_under(
     clearing: Clearing, declaration: Declaration, main_grid: MainGrid, solver: Any, options: Mapping[str, Any] | None
 ) -> float | None:
-    """The resource cost when the integrated private flows and elastic orders are settled by physics."""
+    """`settled_cost` where constraints of the user's own are to be kept, too: by solving the cooperative model."""
     flow = declaration.flow.with_options(physics=True)
     prices = {name: declaration.options[name] for name in ("retail", "feed_in", "wholesale")}
     model = coalition(declaration.network, declaration.orders, flow, COOPERATIVE, **prices)
@@ -136,10 +146,27 @@ def _settled_cost(
     segment_kw = declaration.orders.curves.fill(quantity)
     fix_private(model, declaration, main_grid, mean_kw(clearing.flows).reshape(shape), segment_kw)
     try:
-        settled = solve(model, solver, options)
+        settled = _tight(solve(model, solver, options), model, main_grid, solver, options)
     except InfeasibleError:
         return None
-    return _costs(settled, main_grid)[0]
+    return None if phantom_kw(settled).any() else _costs(settled, main_grid)[0]
+
+
+def _tight(
+    clearing: Clearing, model: Any, main_grid: MainGrid, solver: Any, options: Mapping[str, Any] | None
+) -> Clearing:
+    """The same without losses that no wire has, where these are a tie: where energy is worth nothing."""
+    evidence = clearing.evidence
+    if clearing.relaxation is None or not clearing.relaxation["slack"].any():
+        return clearing
+    losses, level = list(model.grid.loss_kw.values()), max(*main_grid.retail, *main_grid.cost) or 1.0
+    found = least_losses(evidence.program, evidence.solution, losses, level, solver, options)
+    if found is evidence.solution:
+        return clearing
+    first = found.replace(status=clearing.status, solver=clearing.solver)
+    again = tabulate(model, declaration_of(model), evidence.program, found, first, dict(options or {}))
+    again.seconds.update(clearing.seconds)  # type: ignore[attr-defined]
+    return again
 
 
 def _netted(clearing: Clearing, model: Any, main_grid: MainGrid) -> Clearing:
@@ -185,7 +212,6 @@ def _record(
     declaration: Declaration,
     main_grid: MainGrid,
     trade: PrivateTrade | None,
-    settled: float | None,
 ) -> Coalition:
     network, hours = clearing.network, clearing.network.hours
     shape = (-1, len(hours))
@@ -194,12 +220,11 @@ def _record(
     account = Account(
         declaration.options["behaviour"], network, clearing.orders, main_grid, quantity,
         mean_kw(clearing.flows).reshape(shape), loss_kw, clearing.prices["price"].to_numpy(dtype=float).reshape(shape),
-        None if trade is None else trade.prices,
-        None if trade is None else trade.paid,
-        None if trade is None else trade.received,
+        *((None, None, None) if trade is None else (trade.prices, trade.paid, trade.received)),
     )  # fmt: skip
     total, generation, main, demand = _costs(clearing, main_grid)
-    lost = loss_kw @ hours
+    phantom = phantom_kw(clearing)
+    lost = (loss_kw - phantom) @ hours
     paid = payments(account)
     return Coalition(
         behaviour=account.behaviour,
@@ -217,7 +242,8 @@ def _record(
         trades=trades(account),
         payments=paid,
         groups=groups(account, paid),
-        settled_cost=settled,
+        phantom_kwh=float(phantom.sum(axis=0) @ hours),
+        settled_cost=settled_cost(account) if account.behaviour == INTEGRATED else None,
         private_prices=None if trade is None else _price_frame(declaration, trade.prices),
     )
 

@@ -29,6 +29,7 @@ from pyomo.common.gc_manager import PauseGC
 from mktopt.clearing.coalition_tables import positions, third_parties, wires_known
 from mktopt.clearing.diagnosis import unbounded
 from mktopt.clearing.merit_order import MeritOrder
+from mktopt.clearing.tight import least_losses
 from mktopt.errors import FormulationError, SolverError
 from mktopt.formulations.coalition import AD_HOC, SELF_INTERESTED, MainGrid, private_market
 from mktopt.networks import units
@@ -203,6 +204,9 @@ def self_interested(
         raise unbounded(model, program)
     if not solution.status.ok:
         raise SolverError(f"the private groups' own program was not solved ({solution.status}): {solution.message}")
+    if min(main_grid.feed_in) <= 0.0:  # what is worth nothing may be sent round for nothing
+        losses = list(model.grid.loss_kw.values())
+        solution = least_losses(program, solution, losses, max(main_grid.retail) or 1.0, solver, solver_options)
     shape = (network.n_branches, len(network.hours))
     x = np.clip(solution.x, program.lower, program.upper)
     p_kw = program.values(x, list(model.grid.p_kw.values())).reshape(shape)

@@ -36,7 +36,7 @@ from mktopt.clearing.security import security_violation
 from mktopt.clearing.testimony import multipliers_of, values_of
 from mktopt.errors import MktoptError
 from mktopt.formulations.budget_balance import shortfall
-from mktopt.formulations.coalition import decided_before
+from mktopt.formulations.coalition import DECIDED, decided_before
 from mktopt.formulations.market import declaration_of
 from mktopt.networks.units import shunt_kvar
 from mktopt.solvers.solution import Has
@@ -283,6 +283,8 @@ def no_load(clearing: Clearing, evidence: Evidence) -> FloatArray:
 def _rent_is_the_grids_own(clearing: Clearing, evidence: Evidence) -> bool:
     """Whether the rent cannot be negative: nothing at all is feasible, and no row of the user's own lends the grid
     money by tying flows to orders."""
+    if clearing.coalition is not None and clearing.coalition.behaviour in DECIDED:
+        return False  # private wires carry what was decided, also where it does not pay at these prices
     grid = {id(v) for v in evidence.model.grid.component_data_objects(pyo.Var)}
     if any(id(v) in grid for row in evidence.own for v in identify_variables(row.body)):
         return False

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from mktopt.clearing.result import Clearing, FloatArray
-from mktopt.errors import unknown_name
+from mktopt.errors import DataError, Fault, unknown_name
+from mktopt.formulations.flows.lossy import public_branches
 from mktopt.networks import units
 from mktopt.networks.network import Network
 from mktopt.networks.pandapower_export import written_reactance
@@ -121,18 +122,45 @@ def check_ac(clearing: Clearing, *, periods: int | Sequence[int] | None = None, 
     [p.u. of voltage, share of a rating, share of a right angle]. Orders at the source bus, the upstream offer among
     them, are the source's affair. Reactive power is that of the dispatch (`q_kvar`) where the flow has it, else
     tan_phi times the accepted kW, and of an order with a reactive range what in it is nearest to zero. The source has
-    the network's voltage, or the model's where its flow chose it (`free_source`). Raises UnknownNameError for a period
-    that is not there, DataError without pandapower.
+    the network's voltage, or the model's where its flow chose it (`free_source`). Private wires of flow `lossy` carry
+    what their owners send and obey no law: at their ends they draw and give what they do in the model, and the verdict,
+    losses included, is on public branches alone. Raises UnknownNameError for a period that is not there, DataError
+    without pandapower and for a bus that only private wires join to the source.
     """
+    chosen = _chosen(clearing.network, periods)
+    power = injections(clearing)
+    clearing, wired = _without_private(clearing)
     network = clearing.network
-    chosen = _chosen(network, periods)
-    power = injections(clearing)[:, chosen]
+    power = (power + wired)[:, chosen]
     model_v = _of_model(clearing.voltages, "v_pu", network.n_buses, clearing)[:, chosen]
     source_v = np.full(len(chosen), network.source_v_pu)
     if clearing.flow_options.get("free_source") and clearing.voltages is not None:
         source_v = model_v[network.source_index]
     volts = _newton(network, power, source_v, model_v)
     return _Report(clearing, chosen, power, volts, model_v, tolerance).check()
+
+
+def _without_private(clearing: Clearing) -> tuple[Clearing, FloatArray]:
+    """The clearing without the private wires of flow `lossy`, and what these bring to each bus, (buses, periods) [kW].
+
+    Reactive power goes over public wires.
+    """
+    network, flows = clearing.network, clearing.flows
+    brought = np.zeros((network.n_buses, len(network.hours)))
+    private = ~public_branches(network)
+    if clearing.flow != "lossy" or not private.any():
+        return clearing, brought
+    sent, arrived = (_of_model(flows, name, network.n_branches, clearing)[private] for name in ("p_kw", "to_kw"))
+    np.add.at(brought, network.from_index[private], -sent)
+    np.add.at(brought, network.to_index[private], arrived)
+    public = network.lines[~private].reset_index(drop=True)
+    try:
+        rest = network.replace(branches=public)
+    except DataError as error:
+        problem = "a bus that only private wires join to the source has no AC power flow"
+        raise DataError(Fault("branches", problem, hint="join it by public wires")) from error
+    kept = np.repeat(~private, len(network.hours))
+    return replace(clearing, network=rest, flows=flows[kept].reset_index(drop=True)), brought
 
 
 def _chosen(network: Network, periods: int | Sequence[int] | None) -> npt.NDArray[np.int64]:

@@ -26,8 +26,6 @@ import pandas as pd
 
 from mktopt.networks.network import FloatArray
 
-PUBLIC_GRID = "public grid"
-
 
 @dataclass(frozen=True, eq=False)
 class Coalition:
@@ -35,8 +33,10 @@ class Coalition:
 
     behaviour: one of `mktopt.formulations.coalition.BEHAVIOURS`; retail, feed_in, wholesale: tariffs and what the main
     grid's energy costs [$/kWh], one per period (wholesale None: the tariffs); resource_cost, generation_cost,
-    main_grid_cost, demand_value [$] (see the module's text); public_loss_kwh, private_loss_kwh; import_kwh, export_kwh:
-    over the source, net in every period; settled_cost [$]: of `integrated`, the resource cost when physics settles its
+    main_grid_cost, demand_value [$] (see the module's text); public_loss_kwh, private_loss_kwh: rho f^2 of all wires;
+    import_kwh, export_kwh: over the source, net in every period; phantom_kwh: what is wasted besides (free disposal),
+    zero wherever the relaxation is tight: must-take energy that fits no limit, or that is paid to be rid of; the costs
+    hold only where it can be curtailed; settled_cost [$]: of `integrated`, the resource cost when physics settles its
     private flows and elastic orders, None elsewhere and where they do not fit the public grid.
 
     trades: branch, period, seller, buyer (buses), kind, sent_kw, received_kw, loss_kw, price [$/kWh received], payment
@@ -65,12 +65,13 @@ class Coalition:
     trades: pd.DataFrame = field(repr=False)
     payments: pd.DataFrame = field(repr=False)
     groups: pd.DataFrame = field(repr=False)
+    phantom_kwh: float = 0.0
     settled_cost: float | None = None
     private_prices: pd.DataFrame | None = field(default=None, repr=False)
 
     @property
     def loss_kwh(self) -> float:
-        """All losses [kWh]."""
+        """All losses of wires [kWh]."""
         return self.public_loss_kwh + self.private_loss_kwh
 
     @property
@@ -84,9 +85,12 @@ class Coalition:
         return np.array(self.feed_in if self.wholesale is None else self.wholesale)
 
     def __str__(self) -> str:
+        wired = int((self.groups["wires"] > 0).sum())
         text = (
-            f"{self.behaviour}: resource cost {self.resource_cost:,.4f} $, losses {self.public_loss_kwh:,.4f} kWh "
-            f"public and {self.private_loss_kwh:,.4f} kWh private, {self.import_kwh:,.2f} kWh in and "
-            f"{self.export_kwh:,.2f} out, {len(self.trades)} private trades in {len(self.groups)} groups"
+            f"{self.behaviour}: resource cost {self.resource_cost:z,.4f} $, losses {self.public_loss_kwh:z,.4f} kWh "
+            f"public and {self.private_loss_kwh:z,.4f} kWh private, {self.import_kwh:,.2f} kWh in and "
+            f"{self.export_kwh:,.2f} out, {len(self.trades)} private trades, {wired} groups with wires"
         )
+        if self.phantom_kwh > 0.0:
+            text = f"{text}; {self.phantom_kwh:,.4f} kWh wasted that no wire would lose"
         return text if self.settled_cost is None else f"{text}; settled by physics {self.settled_cost:,.4f} $"

@@ -1,7 +1,10 @@
 """The proof of a `Coalition`: its numbers made anew from the clearing's tables, and choices held against their reasons.
 
-    losses    losses and energies of the record, and rho f^2 of every wire, against table `flows`, relative
-    costs     resource cost and its parts against dispatch and orders' curves, relative
+    losses    losses and energies of the record against rho f^2 of every wire, and what is wasted beside against table
+              `flows`, relative
+    costs     tariffs against the options of the clearing; resource cost and its parts against dispatch and orders'
+              curves; of integrated, `settled_cost` against a power flow of its own
+              (`mktopt.clearing.lossy_power_flow`), relative
     payments  tables of trades, payments and groups against the same made anew; sum (payment - rent) against zero and
               sum (payment - rent + cost) against the resource cost, relative
     choice    what those who decided private trades missed. self_interested: the duality gap of the groups' program at
@@ -17,25 +20,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from mktopt.clearing.coalition import Coalition
+from mktopt.clearing.coalition_settled import settled_cost
 from mktopt.clearing.coalition_tables import Account, groups, payments, positions, third_parties, trades, wires_known
 from mktopt.clearing.consistency import mean_kw
 from mktopt.clearing.merit_order import MeritOrder
+from mktopt.clearing.optimality import max_of
 from mktopt.clearing.result import Clearing
 from mktopt.errors import MktoptError
-from mktopt.formulations.coalition import AD_HOC, DECIDED, main_grid_of
+from mktopt.formulations.coalition import AD_HOC, DECIDED, INTEGRATED, TARIFF, main_grid_of
 from mktopt.networks import units
 from mktopt.networks.network import FloatArray
 
-# Positions nearer to a kink than this share of the greatest flow stand at it.
+# Positions nearer to a kink than this share of the greatest order stand at it.
 _NEAR = 1e-7
-# Flows and sums of money below it are noise [kW, $].
-_IDLE = 1e-4
+# What a bus trades is worth judging from this share of the greatest order.
+_FEW = 1e-5
 
 
 @dataclass(frozen=True)
@@ -68,15 +73,16 @@ def coalition_certificate(clearing: Clearing) -> CoalitionCertificate:
     found = clearing.coalition
     if found is None:
         raise MktoptError("this clearing is none of mechanism 'coalition': it has no record of private trades")
+    if not _as_asked(clearing, found):  # a record of something else says nothing about this clearing
+        return CoalitionCertificate(np.inf, np.inf, np.inf, np.inf)
     account, choice = _account(clearing, found), None
     if found.behaviour == AD_HOC:
         replayed = _replayed(account, clearing.options.get("radius_km"))
         account, choice = replace(account, paid=replayed.paid, received=replayed.received), replayed.missed
     elif found.behaviour in DECIDED:
         choice = _groups_missed(account)
-    return CoalitionCertificate(
-        _losses(clearing, found, account), _costs(found, account), _payments(found, account), choice
-    )
+    costs = _worst(_costs(found, account), _settled(clearing, found, account))
+    return CoalitionCertificate(_losses(clearing, found, account), costs, _payments(found, account), choice)
 
 
 def _account(clearing: Clearing, found: Coalition) -> Account:
@@ -100,51 +106,98 @@ def _account(clearing: Clearing, found: Coalition) -> Account:
     )
 
 
+def _worst(*figures: float | FloatArray) -> float:
+    """The greatest of all, NaN where one is NaN."""
+    return max_of(*(np.asarray(figure, dtype=float) for figure in figures))
+
+
 def _apart(stated: float, found: float, scale: float) -> float:
     return abs(stated - found) / max(scale, 1e-12)
 
 
 def _losses(clearing: Clearing, found: Coalition, account: Account) -> float:
     hours, private = clearing.network.hours, account.private
-    lost = account.loss_kw @ hours
+    square = units.loss_per_kw(clearing.network)[:, None] * account.p_kw**2
+    phantom = account.loss_kw - square
     energy = account.quantity_kw * hours[account.period]
     supply, buys = list(account.main_grid.supply), list(account.main_grid.buys)
     pairs = [
-        (found.private_loss_kwh, float(lost[private].sum())),
-        (found.public_loss_kwh, float(lost[~private].sum())),
+        (found.private_loss_kwh, float((square @ hours)[private].sum())),
+        (found.public_loss_kwh, float((square @ hours)[~private].sum())),
+        (found.phantom_kwh, float((phantom @ hours).sum())),
         (found.import_kwh, float(energy[supply].sum())),
         (found.export_kwh, float(energy[buys].sum())),
     ]
-    moved = max(float(energy.sum()), _IDLE)
-    square = units.loss_per_kw(clearing.network)[:, None] * account.p_kw**2
-    most = max(float(np.abs(account.p_kw).max(initial=0.0)), _IDLE)
-    wires = float(np.abs(account.loss_kw - square).max(initial=0.0)) / most
-    return max(wires, *(_apart(stated, value, moved) for stated, value in pairs))
+    moved, most = max(float(energy.sum()), account.size_kw * float(hours.max())), account.size_kw
+    said = None if clearing.relaxation is None else clearing.relaxation["phantom_kw"].to_numpy(dtype=float)
+    wasted = np.where(units.loss_per_kw(clearing.network)[:, None] > 0.0, phantom, 0.0).ravel()
+    return _worst(
+        np.maximum(-phantom, 0.0) / most,  # a wire loses no less than rho f^2
+        0.0 if said is None else np.abs(said - wasted) / most,
+        *(_apart(stated, value, moved) for stated, value in pairs),
+    )
+
+
+def _as_asked(clearing: Clearing, found: Coalition) -> bool:
+    """Whether behaviour and prices of the record are those of the clearing, and its tables are there."""
+    wholesale = TARIFF if found.wholesale is None else found.wholesale
+    stated = {"behaviour": found.behaviour, "retail": found.retail, "feed_in": found.feed_in, "wholesale": wholesale}
+    if any(_plain(clearing.options.get(name)) != _plain(value) for name, value in stated.items()):
+        return False
+    if any(table is None for table in (found.trades, found.payments, found.groups)):
+        return False
+    if (found.private_prices is None) != (found.behaviour not in DECIDED):
+        return False
+    keys = ["bus", "period"]
+    return found.private_prices is None or bool(
+        list(found.private_prices) == [*keys, "price"] and found.private_prices[keys].equals(clearing.prices[keys])
+    )
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, str) else tuple(np.ravel(value).tolist())
+
+
+def _settled(clearing: Clearing, found: Coalition, account: Account) -> float:
+    """`settled_cost` against a power flow, relative; with constraints of the user's own there is more to keep to."""
+    if found.behaviour != INTEGRATED:
+        return 0.0 if found.settled_cost is None else np.inf
+    if len(clearing.constraints):
+        return 0.0
+    cost = settled_cost(account)
+    if cost is None or found.settled_cost is None:
+        return 0.0 if cost is None and found.settled_cost is None else np.inf
+    return _apart(found.settled_cost, cost, max(float(np.abs(account.own_cost).sum()), _money(account)))
+
+
+def _money(account: Account) -> float:
+    """What the account's least sum of note is worth at retail [$]."""
+    return account.size_kw * max(account.main_grid.retail) * float(account.network.hours.max())
 
 
 def _costs(found: Coalition, account: Account) -> float:
     agents, bid, cost = account.agents, account.orders.is_bid, account.own_cost
     generation, demand = float(cost[agents & ~bid].sum()), -float(cost[agents & bid].sum())
     main = float(cost[~agents].sum())
-    scale = max(float(np.abs(cost).sum()), abs(found.resource_cost), _IDLE)
+    scale = max(float(np.abs(cost).sum()), abs(found.resource_cost), _money(account))
     pairs = [
         (found.generation_cost, generation),
         (found.demand_value, demand),
         (found.main_grid_cost, main),
         (found.resource_cost, generation + main - demand),
     ]
-    return max(_apart(stated, value, scale) for stated, value in pairs)
+    return _worst(*(_apart(stated, value, scale) for stated, value in pairs))
 
 
 def _payments(found: Coalition, account: Account) -> float:
     paid = payments(account)
     stated = found.payments
-    turnover = max(float(stated[["payment", "cost"]].abs().to_numpy().sum()), _IDLE)
+    turnover = max(float(stated[["payment", "cost"]].abs().to_numpy().sum()), _money(account))
     closing = float((stated["payment"] - stated["rent"]).sum())
     total = closing + float(stated["cost"].sum())
     made = [(stated, paid), (found.trades, trades(account)), (found.groups, groups(account, paid))]
-    tables = max(_tables_apart(one, other) for one, other in made)
-    return max(tables, _apart(closing, 0.0, turnover), _apart(total, found.resource_cost, turnover))
+    tables = [_tables_apart(one, other) for one, other in made]
+    return _worst(*tables, _apart(closing, 0.0, turnover), _apart(total, found.resource_cost, turnover))
 
 
 def _tables_apart(stated: pd.DataFrame, found: pd.DataFrame) -> float:
@@ -189,7 +242,7 @@ def _groups_missed(account: Account) -> float:
     level = max(float(retail.max()), 1e-12)
     turnover = level * float(energy[account.agents].sum())
     beyond = float(np.maximum(price - retail, feed_in - price).max(initial=0.0)) if network.n_buses else 0.0
-    return max(missed / max(turnover, 1e-12), beyond / level)
+    return max(missed / max(turnover, _money(account), 1e-12), beyond / level)
 
 
 def _wires_missed(account: Account, price: FloatArray) -> FloatArray:
@@ -224,7 +277,7 @@ def _replayed(account: Account, radius_km: float | None) -> _Replayed:
     paid, received = np.zeros_like(account.p_kw), np.zeros_like(account.p_kw)
     parties = 2 + third_parties(network, account.orders).sum(axis=1)
     known, missed = wires_known(network, radius_km), 0.0
-    near = _NEAR * max(float(np.abs(account.p_kw[account.private]).max(initial=0.0)), 1e-6)
+    near = _NEAR * account.size_kw
     unknown = account.private.copy()
     unknown[known] = False
     if np.abs(account.p_kw[unknown]).max(initial=0.0) > near:
@@ -252,8 +305,23 @@ def _replayed(account: Account, radius_km: float | None) -> _Replayed:
             slope = 2.0 * half / abs(flow) if flow else 0.0
             gains = _gains(at[seller], y[seller], at[buyer], y[buyer], slope, near, flow != 0.0, full)
             missed = max(missed, *(gain / level for gain in gains))
-        missed = max(missed, _orders_missed(account, at, y, t) / level)
+        missed = float(np.max([missed, _orders_missed(account, at, y, t) / level, _worths(account, at, y, t) / level]))
     return _Replayed(paid, received, missed)
+
+
+def _worths(account: Account, at: Mapping[int, MeritOrder], y: Mapping[int, float], period: int) -> float:
+    """How far a private price lies outside of what a kWh more and a kWh less are worth at its bus [$/kWh]."""
+    assert account.private_prices is not None
+    price, main = account.private_prices[:, period], account.main_grid
+    near = _NEAR * account.size_kw
+    apart = [0.0]
+    for bus, stated in enumerate(price.tolist()):
+        if bus in at:
+            apart.append(at[bus].left(y[bus] - near) - stated)
+            apart.append(stated - at[bus].right(y[bus] + near))
+        else:
+            apart.append(abs(stated - 0.5 * (main.feed_in[period] + main.retail[period])))
+    return float(np.max(apart))
 
 
 def _orders_missed(account: Account, at: Mapping[int, MeritOrder], y: Mapping[int, float], period: int) -> float:
@@ -262,7 +330,7 @@ def _orders_missed(account: Account, at: Mapping[int, MeritOrder], y: Mapping[in
     quantity, bus = account.quantity_kw, account.bus[here]
     value = (account.orders.injection_sign * account.orders.curves.value(quantity))[here]
     spent = np.bincount(bus, value, account.network.n_buses) + account.tariff(account.public_in_kw)[:, period]
-    traded = np.maximum(np.bincount(bus, quantity[here], account.network.n_buses), _IDLE)
+    traded = np.maximum(np.bincount(bus, quantity[here], account.network.n_buses), _FEW * account.size_kw)
     return max((float(abs(spent[b] - position.cost(y[b])) / traded[b]) for b, position in at.items()), default=0.0)
 
 

@@ -13,18 +13,20 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from mktopt.clearing.coalition import PUBLIC_GRID
 from mktopt.clearing.merit_order import MeritOrder
 from mktopt.clearing.owen import Ownership, ownership, wire_rents
+from mktopt.clearing.result import Clearing
 from mktopt.errors import DataError, Fault
 from mktopt.formulations.coalition import AD_HOC, SELF_INTERESTED, MainGrid
 from mktopt.formulations.flows.lossy import public_branches
 from mktopt.networks.network import FloatArray, IntArray, Network
 from mktopt.networks.orders import Orders
-from mktopt.networks.private_wires import MAIN_GRID
+from mktopt.networks.private_wires import MAIN_GRID, PUBLIC_GRID
 
-# A wire that carries less than this share of the busiest private one carries nothing.
+# A wire that carries less than this share of what moves in the market carries nothing.
 _CARRIES = 1e-6
+# Quantities below this share of the widest order of an agent say nothing of the size of a market.
+_MOVES = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +77,14 @@ class Account:
         return self.main_grid.agents(self.orders)
 
     @cached_property
+    def size_kw(self) -> float:
+        """The size of what moves: the greatest quantity or flow, no less than a share of agents' widest order [kW]."""
+        width = np.asarray(self.orders.width_kw, dtype=float)[self.agents]
+        wide = float(width[np.isfinite(width)].max(initial=0.0)) or 1.0
+        moved = (float(np.abs(values).max(initial=0.0)) for values in (self.quantity_kw, self.p_kw))
+        return max(*moved, _MOVES * wide)
+
+    @cached_property
     def taken_kw(self) -> FloatArray:
         """What each order row takes from its bus, negative for offers, (rows,) [kW]."""
         return -self.orders.injection_sign * self.quantity_kw
@@ -111,10 +121,18 @@ class Account:
         return float(self.own_cost[~self.agents].sum())
 
 
+def phantom_kw(clearing: Clearing) -> FloatArray:
+    """What branches lose in the model and no wire would, (n_branches, T) [kW]; zero where the relaxation is tight."""
+    shape, table = (-1, len(clearing.network.hours)), clearing.relaxation
+    if table is None:
+        return np.zeros((clearing.network.n_branches, shape[1]))
+    return np.where(table["slack"], table["phantom_kw"], 0.0).astype(float).reshape(shape)
+
+
 def trades(account: Account) -> pd.DataFrame:
     """Table `trades`, see `mktopt.clearing.coalition.Coalition`."""
     network, p_kw = account.network, np.where(account.private[:, None], account.p_kw, 0.0)
-    wire, t = np.nonzero(np.abs(p_kw) > _CARRIES * np.abs(p_kw).max(initial=0.0))
+    wire, t = np.nonzero(np.abs(p_kw) > _CARRIES * account.size_kw)
     flow, loss = np.abs(p_kw[wire, t]), account.loss_kw[wire, t]
     forward = p_kw[wire, t] > 0
     names, starts, ends = network.buses["bus"].to_numpy(), network.from_index[wire], network.to_index[wire]
@@ -170,22 +188,26 @@ def payments(account: Account) -> pd.DataFrame:
         "alone": _alone(account),
     })  # fmt: skip
     table["saving"] = table["alone"] - (table["payment"] - table["rent"] + table["cost"])
-    main = energy[~agents & ~bid].sum() - energy[~agents & bid].sum()
-    rows = {MAIN_GRID: (others[0], 0.0, account.main_grid_cost, main), PUBLIC_GRID: (0.0, others[1], 0.0, 0.0)}
-    closing = pd.DataFrame({
-        "player": pd.Series(list(rows), dtype=object),
+    closing = _closing(account, *others, float(energy[~agents & ~bid].sum() - energy[~agents & bid].sum()))
+    return pd.concat([table, closing], ignore_index=True)
+
+
+def _closing(account: Account, paid: float, rent: float, given_kwh: float) -> pd.DataFrame:
+    """The rows of the main grid, which pays `paid` [$] and gives `given_kwh`, and of the public grid with its rent."""
+    both = np.array([1.0, 0.0])
+    return pd.DataFrame({
+        "player": pd.Series([MAIN_GRID, PUBLIC_GRID], dtype=object),
         "group": pd.Series(["", ""], dtype=object),
         "need_kwh": 0.0,
-        "surplus_kwh": [row[3] for row in rows.values()],
+        "surplus_kwh": both * given_kwh,
         "private_kwh": 0.0,
-        "public_kwh": [-row[3] for row in rows.values()],
-        "payment": [row[0] for row in rows.values()],
-        "rent": [row[1] for row in rows.values()],
-        "cost": [row[2] for row in rows.values()],
+        "public_kwh": both * -given_kwh + 0.0,
+        "payment": both * paid,
+        "rent": both[::-1] * rent,
+        "cost": both * account.main_grid_cost,
         "alone": np.nan,
         "saving": np.nan,
     })  # fmt: skip
-    return pd.concat([table, closing], ignore_index=True)
 
 
 def _money(account: Account) -> tuple[FloatArray, FloatArray, tuple[float, float]]:
@@ -284,7 +306,7 @@ def wires_known(network: Network, radius_km: float | None = None) -> IntArray:
     wires = np.flatnonzero(~public_branches(network))
     length, names = lines["length_km"].to_numpy(dtype=float)[wires], lines["branch"].to_numpy(dtype=str)[wires]
     if np.isnan(length).any():
-        name = names[np.isnan(length)][0]
+        name = str(names[np.isnan(length)][0])
         hint = "ad hoc trades begin with the nearest neighbour; give the length of every private wire"
         raise DataError(Fault("branches", "a private wire has no length", name, "length_km", np.nan, hint))
     known = np.ones(len(wires), dtype=bool) if radius_km is None else length <= radius_km

@@ -17,15 +17,14 @@ from mktopt.clearing.reactive import delivered_price, has_range, range_payment
 from mktopt.clearing.result import Clearing, Evidence, FloatArray
 
 
-def disagreement(
-    clearing: Clearing, evidence: Evidence, found: Conditions, x: FloatArray, turnover: float
-) -> float:
+def disagreement(clearing: Clearing, evidence: Evidence, found: Conditions, x: FloatArray, turnover: float) -> float:
     """The greatest disagreement of any two tables whose names agree."""
     return max_of(
         _welfare(clearing, found.objective, turnover),
         _payments(clearing, turnover),
         _faced_prices(clearing, evidence, found.pull),
         loadings_agree(clearing),
+        _losses_agree(clearing),
         _reactive(clearing),
         slacks_agree(clearing, evidence, x),
     )
@@ -148,6 +147,15 @@ def loadings_agree(clearing: Clearing) -> FloatArray:
     loading = 100 * carried_kva(clearing.flows) / rating
     stated = clearing.flows["loading_percent"].to_numpy()
     return np.abs(stated - loading) / np.maximum(loading, 1.0)
+
+
+def _losses_agree(clearing: Clearing) -> FloatArray:
+    """Losses against what leaves and what arrives, over the greatest flow."""
+    flows = clearing.flows
+    if "loss_kw" not in flows or "to_kw" not in flows:
+        return np.zeros(0)
+    sent, arrived, lost = (flows[name].to_numpy(dtype=float) for name in ("p_kw", "to_kw", "loss_kw"))
+    return np.abs(lost - (sent - arrived)) / max(float(np.abs(sent).max(initial=0.0)), 1e-12)
 
 
 def _reactive(clearing: Clearing) -> FloatArray:

@@ -21,6 +21,9 @@ import numpy.typing as npt
 from mktopt.networks.network import FloatArray, IntArray
 from mktopt.networks.orders import Orders
 
+# Sums of orders that differ by no more than this share of them are one kink.
+_ROUNDING = 1e-13
+
 
 class Piece(NamedTuple):
     """A piece of M: from `low_kw` to `high_kw` it runs in a straight line from `low` to `high` [$/kWh]."""
@@ -74,6 +77,8 @@ class MeritOrder:
         for p in np.unique(np.r_[self.feed_in, inside, self.retail]).tolist():
             for side in (self.fill_at(p, beyond=False), self.fill_at(p, beyond=True)):
                 y = float(self._sign @ side) if len(side) else 0.0
+                noise = _ROUNDING * float(np.abs(side).sum()) if np.isfinite(y) else 0.0
+                y = next((kink for kink in (0.0, *kw[-1:]) if abs(y - kink) <= noise), y)
                 if not kw or y > kw[-1] or p > price[-1]:
                     kw.append(max(y, kw[-1]) if kw else y)
                     price.append(p)

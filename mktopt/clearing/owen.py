@@ -17,6 +17,7 @@ J. Econ. Theory 1 (1969); poster "Coalitions on private infrastructure".
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,17 +49,21 @@ class Ownership:
     shares: FloatArray
 
 
-def wire_owners(network: Network) -> list[tuple[str, ...]]:
+def wire_owners(network: Network, known: Iterable[str] = ()) -> list[tuple[str, ...]]:
     """The owners of each branch in service as its table names them, joined by '+' there; () for public branches.
 
-    A private wire without an owner belongs to its ends.
+    A private wire without an owner belongs to its ends. known: names besides those of buses that are one name, though
+    they may have a '+' in them.
     """
+    whole = {*network.buses["bus"], *known}
     lines, found = network.lines, list[tuple[str, ...]]()
     for kind, owner, start, end in zip(lines["kind"], lines["owner"], lines["from_bus"], lines["to_bus"], strict=True):
         if kind != PRIVATE:
             found.append(())
         elif owner in ("", f"{start}+{end}"):  # a name may have a plus in it
             found.append((str(start), str(end)))
+        elif owner in whole:
+            found.append((str(owner),))
         else:
             names = (part.strip() for part in str(owner).split("+"))
             found.append(tuple(dict.fromkeys(name for name in names if name)))
@@ -79,7 +84,7 @@ def ownership(network: Network, orders: Orders, main_grid: str = MAIN_GRID) -> O
         if name != main_grid and name not in (there := at_bus.setdefault(bus, [])):
             there.append(name)
     player_of = np.array([number.get(name, -1) for name in participants], dtype=np.int64)
-    owners = wire_owners(network)
+    owners = wire_owners(network, agents)
     parts = list[tuple[int, int, float]]()
     for wire, names in enumerate(owners):
         for name in names:

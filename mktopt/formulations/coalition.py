@@ -16,7 +16,9 @@ Agents pay retail and are paid feed-in; these payments are transfers and no cost
 
 The last two decide private flows and elastic orders blind to the public grid's losses and limits. Their model is the
 program above, too: it is the settlement, where what they have decided is fixed and physics and the main grid do the
-rest (`mktopt.agents.private_trade`). So integrated <= cooperative <= ad_hoc, self_interested in resource cost.
+rest (`mktopt.agents.private_trade`). So integrated <= cooperative <= ad_hoc, self_interested in resource cost, whatever
+the orders, limits and prices: each is a feasible point of the one before. Firm bids are served by all, and what
+flexible bids are worth is counted. Without private wires and without elastic orders the last three are equal.
 Constraints of the user's own act on the program: no private trader knows them.
 
 Reference: poster "Coalitions on private infrastructure"; Shapley, Shubik, On market games, J. Econ. Theory 1 (1969).
@@ -43,7 +45,7 @@ from mktopt.formulations.orders import Injections, declare_orders
 from mktopt.formulations.surplus import pool, total_surplus
 from mktopt.networks.network import FloatArray, IntArray, Network
 from mktopt.networks.orders import Orders
-from mktopt.networks.private_wires import MAIN_GRID
+from mktopt.networks.private_wires import MAIN_GRID, PUBLIC_GRID
 
 NAME = "coalition"
 AD_HOC, SELF_INTERESTED, COOPERATIVE, INTEGRATED = "ad_hoc", "self_interested", "cooperative", "integrated"
@@ -78,6 +80,9 @@ def coalition(
     flow = _checked_flow(flow, behaviour)
     orders.check(network)
     main_grid = main_grid_of(orders, network, retail, feed_in, wholesale)
+    _refuse_names(network, orders)
+    if behaviour in DECIDED:
+        _refuse_cut_off(network, orders)
     priced = main_grid.repriced(orders)
     with PauseGC():
         model = pool(NAME, network, priced, flow, False)
@@ -182,9 +187,11 @@ def main_grid_of(
 
     retail, feed_in: in place of these orders' prices; wholesale: what its energy costs and is worth, None: what
     `orders.meta["wholesale"]` says, and where it says nothing the tariffs themselves ('tariff' asks for these); each
-    [$/kWh], a number or one per period. Wholesale may lie anywhere: both ways have one price. Raises DataError where
+    [$/kWh], a number or one per period. Wholesale may lie below feed-in and above retail: both ways
+    have one price. Raises DataError where
     the orders are missing, doubled, firm or have several prices, are elsewhere than at the source bus, where retail is
-    below feed-in or feed-in below zero, where an order is all or nothing; FormulationError for prices that are none.
+    below feed-in, where feed-in or wholesale is below zero, where an order is all or nothing; FormulationError for
+    prices that are none.
     """
     supply, buys = (_rows_of(orders, network, side) for side in ("offer", "bid"))
     whole = orders.orders["all_or_nothing"].to_numpy()
@@ -202,6 +209,8 @@ def main_grid_of(
     if isinstance(known, str) and known != TARIFF:
         raise unknown_name("wholesale price", known, [TARIFF])
     cost = None if known is None or isinstance(known, str) else per_period("wholesale", known, periods)
+    if cost is not None:
+        _refuse_negative("wholesale", cost)
     return MainGrid(
         tuple(sells.tolist()), tuple(gets.tolist()), None if cost is None else tuple(cost.tolist()),
         tuple(supply.tolist()), tuple(buys.tolist()),
@@ -260,11 +269,52 @@ def _refuse_arbitrage(retail: FloatArray, feed_in: FloatArray) -> None:
     for t in np.flatnonzero(retail < feed_in).tolist():
         problem = f"retail is below feed-in ({feed_in[t]:g} $/kWh) in period {t}: buying to sell would pay without end"
         faults.append(Fault("main grid", problem, None, "retail", float(retail[t]), "feed-in must not exceed it"))
-    for t in np.flatnonzero(feed_in < 0.0).tolist():
-        problem = f"feed-in is below zero in period {t}: wires would pay by what they waste"
-        faults.append(Fault("main grid", problem, None, "feed_in", float(feed_in[t]), "zero: nothing is paid for it"))
     if faults:
         raise DataError(faults)
+    _refuse_negative("feed_in", feed_in)
+
+
+def _refuse_negative(name: str, price: FloatArray) -> None:
+    """Raises DataError where energy would be worth less than nothing: the best wire would be the worst."""
+    faults = []
+    for t in np.flatnonzero(price < 0.0).tolist():
+        problem = f"{name} is below zero in period {t}: wires would be paid for what they waste"
+        faults.append(Fault("main grid", problem, None, name, float(price[t]), "zero: it is worth nothing"))
+    if faults:
+        raise DataError(faults)
+
+
+def _refuse_names(network: Network, orders: Orders) -> None:
+    """Raises DataError where a wire or an order has the name of those who close the account."""
+    lines, faults = network.lines[~public_branches(network)], list[Fault]()
+    hint = f"{MAIN_GRID!r} and {PUBLIC_GRID!r} close the account of all players and own no private wire; name it apart"
+    for branch, owner in zip(lines["branch"], lines["owner"], strict=True):
+        if not {MAIN_GRID, PUBLIC_GRID}.isdisjoint(part.strip() for part in str(owner).split("+")):
+            faults.append(Fault("branches", "no owner can have this name", branch, "owner", owner, hint))
+    table = orders.orders[(orders.orders["participant"] == PUBLIC_GRID).to_numpy()]
+    for name in table["order"]:
+        faults.append(Fault("orders", "no participant can have this name", name, "participant", PUBLIC_GRID, hint))
+    if faults:
+        raise DataError(faults[:10])
+
+
+def _refuse_cut_off(network: Network, orders: Orders) -> None:
+    """Raises DataError for agents at buses that no public wire joins to the main grid: no tariff can be had there."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    public = public_branches(network)
+    ends = network.from_index[public], network.to_index[public]
+    graph = coo_array((np.ones(len(ends[0])), ends), shape=(network.n_buses, network.n_buses))
+    part = connected_components(graph, directed=False)[1]
+    bus = network.bus_positions(orders.orders["bus"])
+    lost = np.flatnonzero(part[bus] != part[network.source_index])
+    hint = f"join it to {network.source_bus!r} by public wires, or take behaviour {COOPERATIVE!r}, which needs none"
+    problem = "private traders buy and sell at tariffs, and no public wire brings the main grid to this bus"
+    table = orders.orders
+    faults = [Fault("orders", problem, table.at[k, "order"], "bus", table.at[k, "bus"], hint) for k in lost.tolist()]
+    if faults:
+        raise DataError(faults[:10])
 
 
 # -- groups on their own -----------------------------------------------------------------------------------------------

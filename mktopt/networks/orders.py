@@ -321,7 +321,8 @@ class Orders:
         self._refuse_arbitrage(network.source_bus)
 
     def _refuse_arbitrage(self, source_bus: str) -> None:
-        at_source = self.orders[(self.orders["bus"] == source_bus).to_numpy()]
+        # what must be taken or given is no trade
+        at_source = self.orders[(self.orders["bus"] == source_bus).to_numpy() & ~self.firm]
         if at_source["side"].nunique() < 2:
             return
         first = self.curves.first_price[at_source.index.to_numpy()]

@@ -39,6 +39,8 @@ from mktopt.networks.tables import refuse, unknown_values
 DENSITIES = ("0", "1/n^2", "1/n", "1/log n")
 RETAIL, FEED_IN = 0.20, 0.08
 MAIN_GRID = "main_grid"
+# Who keeps the rents of public wires.
+PUBLIC_GRID = "public grid"
 ENDS = "ends"
 TABLE = "private wires"
 # The main grid trades up to so many times all that agents need and give.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import cache
 
@@ -52,6 +53,30 @@ def test_another_payment_is_found_out(behaviour: str, table: str, column: str) -
     frame.loc[0, column] += 0.01
     found = coalition_certificate(replace(clearing, coalition=replace(clearing.coalition, **{table: frame})))
     assert "payments" in found.failures()
+
+
+@pytest.mark.parametrize("behaviour", BEHAVIOURS)
+def test_a_number_that_is_none_is_found_out(behaviour: str) -> None:
+    clearing = cleared(behaviour)
+    for name, value in vars(clearing.coalition).items():
+        if isinstance(value, float):
+            found = coalition_certificate(replace(clearing, coalition=replace(clearing.coalition, **{name: math.nan})))
+            assert not found.ok(), name
+    for change in ({"retail": (0.21, 0.2)}, {"wholesale": (0.2, 0.2)}, {"settled_cost": 0.5}, {"groups": None}):
+        assert not coalition_certificate(replace(clearing, coalition=replace(clearing.coalition, **change))).ok()
+    lost = clearing.flows.assign(loss_kw=clearing.flows["loss_kw"] + 1e-3)
+    assert replace(clearing, flows=lost).certificate.failures() == ["tables"]
+
+
+@pytest.mark.parametrize("behaviour", DECIDED)
+def test_another_private_price_is_found_out(behaviour: str) -> None:
+    clearing = cleared(behaviour)
+    prices = clearing.coalition.private_prices
+    at_a = (prices["bus"] == "A").to_numpy() & (prices["period"] == 0).to_numpy()
+    dearer = prices["price"].to_numpy() + 1e-3 * at_a
+    for change in ({"price": dearer}, {"bus": prices["bus"].to_numpy()[::-1]}, {"period": 0}):
+        forged = replace(clearing.coalition, private_prices=prices.assign(**change))
+        assert not coalition_certificate(replace(clearing, coalition=forged)).ok(), change
 
 
 @pytest.mark.parametrize("behaviour", DECIDED)

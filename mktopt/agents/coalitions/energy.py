@@ -58,8 +58,8 @@ class Plan:
     flows_kw: FloatArray
 
 
-# Parts whose optimum is kept; each takes about a kilobyte.
-_KEPT = 200_000
+# What parts whose optimum is kept may take up together [bytes], and each of them besides its numbers.
+_KEPT, _EACH = 250e6, 600.0
 
 
 class EnergyGame:
@@ -69,7 +69,8 @@ class EnergyGame:
     `main_grid`, then owners of wires who are no participants. Called with a coalition it gives `Bounded`: v(S) and the
     bound that the duals of S are; `programs`: how many groups with wires were solved so far. Losses on the public grid
     are not in it: `SharedGrid` has these. Raises DataError as `main_grid_of` does, for an agent's order without an end,
-    and where nobody plays.
+    for buses that no public line joins to the source (those there could trade with nobody, and a group that needs
+    power would have no supply and no value), and where nobody plays.
     """
 
     def __init__(
@@ -86,9 +87,11 @@ class EnergyGame:
         self._merit = merit_of(network, orders, self.main_grid, owned.player_of)
         self._own_kw = _firm_kw(network, orders, owned.player_of, self._merit.bus, self._merit.player)
         self._wires = self._private(network)
+        _refuse_off_grid(network, self._merit.bus, self._wires)
         self._shares = owned.shares[self._wires.branch]
         self._owned = self._shares > 0.0
         self._parts: dict[bytes, Optimum] = {}
+        self._taken = 0.0
         self._all: FloatArray | None = None
         self.programs = 0
 
@@ -115,7 +118,8 @@ class EnergyGame:
 
     def values(self, coalitions: Iterable[Iterable[str]]) -> FloatArray:
         """v(S) of many coalitions (k,) [$]."""
-        return np.array([self._value(self._members(coalition))[0] for coalition in coalitions], dtype=float)
+        found = [self._value(self._members(coalition), self._all)[0] for coalition in coalitions]
+        return np.array(found, dtype=float)
 
     def __call__(self, coalition: Coalition) -> Bounded:
         """v(S) [$], with the bound that its prices give of all values."""
@@ -196,8 +200,12 @@ class EnergyGame:
         if self._all is None:
             everyone = np.ones(len(self.players), dtype=bool)
             self._all = self._value(everyone, None)[1]
-            self._parts.clear()
+            self._forget()
         return self._all
+
+    def _forget(self) -> None:
+        self._parts.clear()
+        self._taken = 0.0
 
     def _value(self, inside: BoolArray, near: FloatArray | None = None) -> tuple[float, FloatArray]:
         """(v(S), prices at every bus (n_buses, T))."""
@@ -218,10 +226,11 @@ class EnergyGame:
             key = here.astype(np.int32).tobytes() + b"|" + wires.astype(np.int32).tobytes()
             part = self._parts.get(key)
             if part is None:
-                if len(self._parts) >= _KEPT:
-                    self._parts.clear()
                 part = self._optimum(buses, here, wires, near)
-                self._parts[key] = part
+                size = _EACH + len(key) + part.prices.nbytes + part.flows_kw.nbytes
+                if self._taken + size > _KEPT:
+                    self._forget()
+                self._parts[key], self._taken = part, self._taken + size
             yield buses, wires, part
 
     def _optimum(self, buses: IntArray, here: IntArray, wires: IntArray, near: FloatArray | None) -> Optimum:
@@ -278,10 +287,33 @@ class EnergyGame:
 
     def __getstate__(self) -> dict[str, Any]:
         """For other processes: all but what is kept, which they find anew."""
-        return {**self.__dict__, "_parts": {}}
+        return {**self.__dict__, "_parts": {}, "_taken": 0.0}
 
     def __repr__(self) -> str:
         return f"EnergyGame({len(self.players)} players, {len(self._wires.rho)} private wires)"
+
+
+def _refuse_off_grid(network: Network, agents_at: IntArray, wires: Wires) -> None:
+    """Everybody trades with the main grid in this game: raises DataError where an agent or a wire is off the grid."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    ends = network.from_index, network.to_index
+    public = (network.lines["kind"] != PRIVATE).to_numpy(dtype=float)  # zeros join nothing
+    graph = coo_array((public, ends), shape=(network.n_buses, network.n_buses)).tocsr()
+    graph.eliminate_zeros()
+    island = connected_components(graph, directed=False)[1]
+    used = np.unique(np.r_[agents_at, wires.first, wires.second])
+    lost = used[island[used] != island[network.source_index]]
+    if len(lost):
+        names = network.buses["bus"].to_numpy()[lost]
+        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        problem = f"no public line joins {len(names)} bus(es) to the source {network.source_bus!r}: {shown}"
+        hint = (
+            "a group there that needs power has no supply without the others, and no value: add a public line, or clear"
+            " mechanism 'coalition' with behaviour 'cooperative', which feeds it over private wires"
+        )
+        raise DataError(Fault("branches", problem, hint=hint))
 
 
 def _firm_kw(

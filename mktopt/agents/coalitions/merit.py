@@ -9,6 +9,11 @@ is the most that u's orders are worth where a kWh costs c, convex in c; K_u: cos
 that its elastic bids ask for (that of firm bids is left out). f, r: feed-in and retail price, at which every bus can
 sell and buy without limit, so that no price leaves [f, r]: what is cheaper than f is always taken, and part of B_u and
 K_u here, what is dearer than r never.
+
+`mktopt.clearing.merit_order` has the same curve of one bus with its orders kept apart, for it must tell which of them
+gives how much. Games ask for prices and costs alone, of thousands of groups in which a bus is shared by other agents
+each time: here the orders of all agents are read once, and a group's curve is a choice of rows. Tests hold the two
+against each other.
 """
 
 from __future__ import annotations

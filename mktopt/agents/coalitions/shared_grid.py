@@ -14,7 +14,10 @@ Aumann and Shapley's of the losses, the losses themselves those of the lossless 
     losses="ignored"   each group trades as the energy game does, blind, at retail and feed-in (`EnergyGame`)
 
 Blind groups with wires that lose nothing at all may be indifferent how much they send; what they do is then one of
-their choices, and others would be worth something else. Public ratings, shunts and phase shifters are not in it.
+their choices, and others would be worth something else. Shunts and phase shifters are refused. Nobody feels the ratings
+of public branches or the main grid's limits: a NetworkWarning comes with the first partition that overloads a branch,
+and every outcome names those that it does (`overloaded`). Where a kW more would lose more than itself on the public
+grid, groups had better waste power, and no equilibrium is proved: SolverError.
 Where losses are felt, all groups together have at most v(N), since N could do what they do; where they are ignored,
 nothing says so. Neither says that payments exist: ask `supporting_payments` for each expectation.
 References: Thrall, Lucas, Nav. Res. Logist. Q. 10 (1963); poster "Coalitions on private infrastructure", which asks
@@ -23,6 +26,7 @@ whether its game is one; Aumann, Shapley, Values of Non-Atomic Games (1974).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -40,12 +44,17 @@ from mktopt.errors import FormulationError, SolverError, unknown_name
 from mktopt.formulations.coalition import Prices, main_grid_of
 from mktopt.formulations.shared_grid import Group, shared_grid
 from mktopt.networks import units
+from mktopt.networks.checks import NetworkWarning
 from mktopt.networks.network import Network
 from mktopt.networks.orders import Orders
 from mktopt.solvers.reading.compiler import compile
 from mktopt.solvers.table import solve
 
 LOSSES = ("felt", "ignored")
+# How far the potential may be off that of the program, as a share of what is at stake; and of what needs are worth.
+_WASTED, _ROUNDING = 1e-6, 1e-9
+# By which share a rating must be exceeded to be called so.
+_OVER = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +64,15 @@ class SharedOutcome:
     groups: columns group, members, worth, own_cost (offers less elastic bids), import_kwh (net), share_kwh, loss_cost
     [$], one row per group: worth = -(own_cost + what imports cost at wholesale + loss_cost). public_kw: flows of each
     group on branches in service (groups, n_branches, T), private branches zero; private_kw: flows of private wires
-    (n_branches, T); loss_kwh: losses of the public grid.
+    (n_branches, T); loss_kwh: losses of the public grid; overloaded: public branches that carry more than their rating
+    in some period, which no group was asked to heed.
     """
 
     groups: pd.DataFrame
     public_kw: FloatArray
     private_kw: FloatArray
     loss_kwh: float
+    overloaded: tuple[str, ...] = ()
 
     @property
     def total(self) -> float:
@@ -74,7 +85,8 @@ class SharedGrid:
 
     wholesale: [$/kWh], a number or one per period; None: `orders.meta["wholesale"]`. losses: "felt" or "ignored".
     Players are those of `EnergyGame`. Raises UnknownNameError for another word, FormulationError without a wholesale
-    price, where it is below zero, and for shunts or phase shifters on the public grid; DataError as `main_grid_of`.
+    price, and for shunts or phase shifters on the public grid; DataError as `main_grid_of` (a wholesale price below
+    zero, at which losses would pay, among others) and `EnergyGame`.
     """
 
     def __init__(self, network: Network, orders: Orders, wholesale: Prices | None = None, losses: str = "felt") -> None:
@@ -88,11 +100,11 @@ class SharedGrid:
                 "what imports and losses cost has no price: give wholesale [$/kWh]; retail and feed-in are transfers"
             )
         self.wholesale = np.array(main.wholesale)
-        if (self.wholesale < 0.0).any():
-            raise FormulationError(f"wholesale is {self.wholesale.min():g} $/kWh: losses that pay have no least cost")
         self._owned = ownership(network, orders)
         self._sensitivity = _sensitivity(network)
         self._outcomes: dict[Partition, SharedOutcome] = {}
+        self._selected: dict[bytes, Orders] = {}
+        self._warned = False
 
     @property
     def players(self) -> tuple[str, ...]:
@@ -123,8 +135,19 @@ class SharedGrid:
         if parts not in self._outcomes:
             order = sorted(parts, key=sorted)
             find = self._felt if self.losses == "felt" else self._ignored
-            self._outcomes[parts] = self._told(order, *find(order))
+            self._outcomes[parts] = found = self._told(order, *find(order))
+            self._warn(found)
         return self._outcomes[parts]
+
+    def _warn(self, found: SharedOutcome) -> None:
+        if found.overloaded and not self._warned:
+            self._warned = True
+            shown = ", ".join(found.overloaded[:5]) + (", ..." if len(found.overloaded) > 5 else "")
+            text = (
+                f"a partition overloads {len(found.overloaded)} public branch(es): {shown}; groups that share a grid"
+                " know no ratings, and values are as if there were none (mechanism 'coalition' heeds them)"
+            )
+            warnings.warn(text, NetworkWarning, stacklevel=4)
 
     def best_reply(self, group: Coalition, partition: Iterable[Iterable[str]]) -> float:
         """The most that `group` could be worth if it alone chose anew, the other groups' flows given [$]."""
@@ -174,7 +197,9 @@ class SharedGrid:
         network = self.network
         inside = np.array([self._rows_of(group) for group in order])
         mine = np.flatnonzero(inside.any(axis=0))
-        orders = self.orders.select(mine)
+        if (key := mine.tobytes()) not in self._selected:  # the same in most partitions
+            self._selected = {key: self.orders.select(mine)}
+        orders = self._selected[key]
         usable = [self._usable(group) for group in order]
         groups = [
             Group(label(group), tuple(np.flatnonzero(has[mine]).tolist()), tuple(np.flatnonzero(wires).tolist()))
@@ -190,7 +215,26 @@ class SharedGrid:
         flows = np.zeros((network.n_branches, len(self.wholesale)))
         wires = np.flatnonzero(np.any(usable, axis=0))
         flows[wires] = program.values(x, list(model.private_kw.values())).reshape(len(wires), len(self.wholesale))
-        return *self._exchange(orders, quantity, groups, flows), flows
+        exchange, cost = self._exchange(orders, quantity, groups, flows)
+        self._refuse_waste(orders, float(solution.objective), exchange, cost, others_kw)
+        return exchange, cost, flows
+
+    def _refuse_waste(
+        self, orders: Orders, found: float, exchange: FloatArray, cost: FloatArray, others_kw: FloatArray
+    ) -> None:
+        """The potential with losses of wires as they are, against the program's, in which power may be thrown away."""
+        flows = np.einsum("lb,gbt->glt", self._sensitivity, exchange)
+        lost = 0.5 * units.loss_per_kw(self.network) @ ((flows.sum(axis=0) + others_kw) ** 2 + (flows**2).sum(axis=0))
+        hours, net = self.network.hours, exchange.sum(axis=(0, 1))
+        bids = orders.firm & orders.is_bid
+        needs = (hours[orders.orders["period"].to_numpy()] * orders.curves.value(orders.width_kw))[bids].sum()
+        exact = float(hours @ (cost.sum(axis=0) + self.wholesale * (lost - net))) - needs
+        size = float(hours @ (np.abs(cost).sum(axis=0) + self.wholesale * (lost + np.abs(exchange).sum(axis=(0, 1)))))
+        if exact - found > _WASTED * size + _ROUNDING * abs(needs):
+            raise SolverError(
+                f"{exact - found:.3g} $ of {size:.3g} $ are saved by wasting power: where a kW more loses more than"
+                " itself on the public grid, groups have no equilibrium that is proved; check r_ohm and base_kv"
+            )
 
     def _exchange(
         self, orders: Orders, quantity: FloatArray, groups: list[Group], flows: FloatArray
@@ -249,7 +293,9 @@ class SharedGrid:
         })  # fmt: skip
         rho = units.loss_per_kw(self.network)
         loss = float(np.einsum("l,lt,t->", rho, flows.sum(axis=0) ** 2, hours))
-        return SharedOutcome(table, flows, private, loss)
+        over = (np.abs(flows.sum(axis=0)).max(axis=1) / self.network.lines["rating_kva"].to_numpy()) > 1.0 + _OVER
+        overloaded = tuple(self.network.lines["branch"].to_numpy()[over].tolist())
+        return SharedOutcome(table, flows, private, loss, overloaded)
 
 
 def flows_shape(network: Network) -> tuple[int, int]:

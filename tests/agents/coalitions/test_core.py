@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
@@ -29,6 +29,7 @@ def written_out(values: FloatArray) -> float:
     return float(linprog(np.r_[np.zeros(n), 1.0], A, -values[1:-1], total, values[-1:], free).fun)
 
 
+@settings(max_examples=10)
 @given(tables(most=6))
 def test_the_least_core_is_that_of_all_coalitions_and_proves_itself(values: FloatArray) -> None:
     game = listed(values)
@@ -101,6 +102,7 @@ def test_majority_of_three_has_no_core() -> None:
     assert "is worth 0.5 $ more than all players together" in str(answer)
 
 
+@settings(max_examples=10)
 @given(st.integers(2, 8), st.integers(0, 2**32))
 def test_owen_payments_of_a_market_are_in_its_core(n: int, seed: int) -> None:
     market = drawn_market(n, seed)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mktopt.agents.coalitions import energy as energy_module
 from mktopt.agents.coalitions.core import in_core
 from mktopt.agents.coalitions.energy import EnergyGame
 from mktopt.agents.coalitions.masks import FloatArray, rows_of, sums
@@ -18,7 +19,7 @@ from mktopt.agents.coalitions.payments import supporting_payments
 from mktopt.errors import DataError, FormulationError, UnknownNameError
 from mktopt.networks.network import Network
 from mktopt.networks.orders import Orders
-from tests.agents.coalitions.wired import HOURS, declared, drawn, firm, main_grid, star
+from tests.agents.coalitions.wired import HOURS, crossed, declared, drawn, firm, main_grid, star
 
 RHO, RETAIL, FEED_IN = 0.01, 0.2, 0.08
 SPREAD, SUM = RETAIL - FEED_IN, RETAIL + FEED_IN
@@ -111,7 +112,7 @@ def test_wires_of_any_size(wire: dict[str, float], gain: float) -> None:
 
 
 @given(st.integers(1, 4), st.integers(0, 2**32))
-@settings(max_examples=5)
+@settings(max_examples=3)
 def test_values_are_those_of_the_declared_model(n: int, seed: int) -> None:
     network, orders = drawn(n, seed)
     game = EnergyGame(network, orders)
@@ -122,10 +123,24 @@ def test_values_are_those_of_the_declared_model(n: int, seed: int) -> None:
 
 
 @given(st.integers(2, 4), st.integers(0, 2**32))
-@settings(max_examples=10)
+@settings(max_examples=4)
 def test_bounds_hold_and_owen_payments_are_in_the_core(n: int, seed: int) -> None:
+    _bounds_hold(EnergyGame(*drawn(n, seed)))
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=4)
+def test_agents_at_many_buses_and_wires_of_many_owners(seed: int) -> None:
+    """The same bounds, and a group drawn of it has the value of the declared model."""
+    network, orders = crossed(seed)
+    energy = EnergyGame(network, orders)
+    _bounds_hold(energy)
+    some = energy.players[: 1 + seed % len(energy.players)]
+    assert energy.values([some])[0] == pytest.approx(declared(network, orders, some).value, abs=1e-8)
+
+
+def _bounds_hold(energy: EnergyGame) -> None:
     """Every coalition's bound against every value; the bound of S at S is v(S)."""
-    energy = EnergyGame(*drawn(n, seed))
     game = energy.game()
     values, small = game.table(), 1e-7 * max(saving(energy), 1e-3)
     assert len(game.bounds) == len(values) - 1
@@ -148,7 +163,7 @@ def _superadditive(values: FloatArray, small: float) -> None:
 
 
 @given(st.integers(2, 4), st.integers(0, 2**32))
-@settings(max_examples=4)
+@settings(max_examples=2)
 def test_payments_of_the_declared_models_duals_are_in_the_core_too(n: int, seed: int) -> None:
     network, orders = drawn(n, seed)
     energy = EnergyGame(network, orders)
@@ -160,7 +175,7 @@ def test_payments_of_the_declared_models_duals_are_in_the_core_too(n: int, seed:
 
 
 @given(st.integers(1, 5), st.integers(0, 2**32))
-@settings(max_examples=5)
+@settings(max_examples=3)
 def test_without_wires_the_game_is_additive(n: int, seed: int) -> None:
     network, orders = drawn(n, seed)
     bare = network.replace(branches=network.branches[network.branches["kind"] != "private"])
@@ -173,7 +188,7 @@ def test_without_wires_the_game_is_additive(n: int, seed: int) -> None:
 
 
 @given(st.integers(1, 5), st.integers(0, 2**32))
-@settings(max_examples=8)
+@settings(max_examples=4)
 def test_the_plan_of_a_coalition_earns_its_value(n: int, seed: int) -> None:
     """What it sells at feed-in less what it buys at retail and what its orders cost; power is lost in wires alone."""
     network, orders = drawn(n, seed)
@@ -223,8 +238,23 @@ def test_it_can_be_sent_to_other_processes() -> None:
         assert copy(frozenset(group)) == energy(frozenset(group))
 
 
+def test_what_is_kept_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for one part, and values asked for before and after their bounds."""
+    market, groups = drawn(4, 5), [frozenset(group) for group in (["a0", "a1"], ["a1", "a2", "a3"], ["a0", "a1"])]
+    roomy = EnergyGame(*market)
+    bounded = [roomy(group) for group in groups]
+    monkeypatch.setattr(energy_module, "_KEPT", 700.0)
+    narrow = EnergyGame(*market)
+    assert narrow.values(groups) == pytest.approx([one.value for one in bounded], rel=1e-9)
+    assert [narrow(group) for group in groups] == bounded
+    assert narrow.values(groups).tolist() == [one.value for one in bounded]
+    assert narrow.programs > roomy.programs
+
+
 def test_refusals_name_the_fault() -> None:
     network, orders = pair()
+    with pytest.raises(DataError, match="no public line joins 1 .* 'g': b"):
+        EnergyGame(network.replace(branches=network.branches[network.branches["branch"] != "g-b"]), orders)
     game = EnergyGame(network, orders)
     with pytest.raises(UnknownNameError, match="'aa'"):
         game.values([["aa"]])

@@ -12,10 +12,11 @@ import mktopt as mo
 from mktopt.agents.coalitions.masks import FloatArray
 from mktopt.agents.coalitions.payments import supporting_payments
 from mktopt.agents.coalitions.shared_grid import LOSSES, SharedGrid
-from mktopt.errors import DataError, FormulationError, UnknownNameError
+from mktopt.errors import DataError, FormulationError, SolverError, UnknownNameError
+from mktopt.networks.checks import NetworkWarning
 from mktopt.networks.network import Network
 from mktopt.networks.orders import Orders
-from tests.agents.coalitions.wired import drawn, firm, main_grid
+from tests.agents.coalitions.wired import drawn, firm, main_grid, star
 
 RETAIL, FEED_IN, WHOLESALE = 0.2, 0.08, 0.12
 TRUNK, SPUR = 0.002, 0.001  # rho [1/kW] of g-x, and of x-a, x-t and g-b
@@ -169,13 +170,31 @@ def test_the_eight_nodes_form_groups() -> None:
         assert felt.outcome([group, everyone - group]).total <= total + 1e-9
 
 
+def test_a_rating_that_is_exceeded_is_told() -> None:
+    network, orders = fork(-10.0)
+    rated = network.replace(branches=network.branches.assign(rating_kva=[50.0, 9.0, 50.0, 50.0, 50.0]))
+    game = SharedGrid(rated, orders, WHOLESALE)
+    with pytest.warns(NetworkWarning, match=r"overloads 1 public .*: x-a"):
+        assert game.outcome(APART).overloaded == ("x-a",)
+    game.outcome(JOINED)  # once is enough
+
+
+def test_where_wasting_would_pay_no_equilibrium_is_claimed() -> None:
+    """Lines of rho 0.001 on which 1000 and 500 kW would lose more than themselves: better lost on the way to b."""
+    wires = pd.DataFrame([{"from_bus": "a", "to_bus": "b", "rho": 0.0005}])
+    steps = pd.concat([main_grid(RETAIL, FEED_IN), firm({"a": 1000.0, "b": 500.0})], ignore_index=True)
+    game = SharedGrid(star(["a", "b"], wires), Orders.from_steps(steps), WHOLESALE)
+    with pytest.raises(SolverError, match="wasting power"):
+        game.outcome([["a", "b"]])
+
+
 def test_refusals_name_the_fault() -> None:
     network, orders = fork(-10.0)
     with pytest.raises(UnknownNameError, match="'shared'"):
         SharedGrid(network, orders, WHOLESALE, losses="shared")
     with pytest.raises(FormulationError, match="give wholesale"):
         SharedGrid(network, orders)
-    with pytest.raises(FormulationError, match="least cost"):
+    with pytest.raises(DataError, match="wholesale is below zero"):
         SharedGrid(network, orders, -0.1)
     shunts = pd.DataFrame({"bus": ["x"], "g_kw": [1.0], "b_kvar": [0.0]})
     with pytest.raises(FormulationError, match="shunts"):

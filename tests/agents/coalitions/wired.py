@@ -132,3 +132,39 @@ def declared(network: Network, orders: Orders, members: Collection[str]) -> Decl
     private = (network.lines["kind"] == "private").to_numpy()
     paid = owen_payments(network, agents, prices, quantity, flows, losses, private)
     return Declared(solution.objective - left_out, paid)
+
+
+def crossed(seed: int) -> tuple[Network, Orders]:
+    """Two or three agents with orders at several buses, in several segments, and wires of anybody.
+
+    Owners are agents, buses, others and lists of these; wires join the source too and lie beside each other; feed-in
+    may be zero and retail the same.
+    """
+    rng = np.random.default_rng(seed)
+    buses, agents = [f"b{k}" for k in range(rng.integers(2, 5))], [f"p{k}" for k in range(rng.integers(2, 4))]
+    anyone, wires = [*agents, *buses, "third", "g"], []
+    for _ in range(rng.integers(1, 7)):
+        start, end = rng.choice(["g", *buses], 2, replace=False)
+        owner = ["", "+".join(rng.choice(anyone, rng.integers(1, 4))), rng.choice(agents)][rng.integers(3)]
+        wires.append((start, end, rng.choice([0.0, 1e-4, 0.02, 0.1]), owner, rng.choice([0.5, 3.0, np.inf])))
+    columns = ["from_bus", "to_bus", "rho", "owner", "rating_kva"]
+    network = star(buses, pd.DataFrame(wires, columns=columns), HOURS)
+    feed_in = float(rng.choice([0.0, 0.05, 0.08]))
+    grid = Orders.from_steps(main_grid(feed_in + float(rng.choice([0.0, 0.12, 0.12, 0.12])), feed_in, len(HOURS)))
+    orders, segments = list[dict[str, object]](), list[dict[str, object]]()
+    for number in range(rng.integers(len(agents), 4 * len(agents))):
+        bid, width = bool(rng.random() < 0.5), rng.uniform(0.2, 8.0, rng.integers(1, 4))
+        prices = np.sort(rng.uniform(-0.05, 0.3, 2 * len(width)))
+        if firm := bool(rng.random() < 0.4):
+            prices[:] = 10.0 if bid else 0.0
+        elif rng.random() < 0.5:
+            prices[1::2] = prices[::2]
+        prices = prices[::-1] if bid else prices
+        least = width.sum() if firm else width.sum() * max(rng.uniform(-1.0, 0.9), 0.0)
+        name, period = f"o{number}", int(rng.integers(len(HOURS)))
+        orders.append({"order": name, "participant": agents[number % len(agents)], "bus": rng.choice(buses),
+                       "period": period, "side": "bid" if bid else "offer", "minimum_kw": least})  # fmt: skip
+        for k, kw in enumerate(width):
+            segments.append({"order": name, "period": period, "segment": k, "width_kw": kw,
+                             "price_start": prices[2 * k], "price_end": prices[2 * k + 1]})  # fmt: skip
+    return network, grid.merge(Orders(pd.DataFrame(orders), pd.DataFrame(segments)))
