@@ -112,6 +112,18 @@ def test_the_picture_shows_the_trades(clearing: mo.Clearing) -> None:
         assert any(text.endswith(" kW") and abs(float(text[:-3]) - mean) < 0.6 for text in labels), branch
     assert set(clearing.network.buses["bus"]) <= labels
     plt.close("all")
+
+
+def test_a_picture_of_many_wires_names_none() -> None:
+    network = mo.with_private_wires(mo.load_network("synthetic:radial:80:1"), 0.05, seed=2)
+    orders = mo.endowments(network, 3)
+    ax = mo.clear("coalition", network, orders, behaviour="ad_hoc").plot.trades()
+    assert not [text for text in ax.texts if text.get_text()]
+    assert any("a scale of its own" in label for label in ax.get_legend_handles_labels()[1])
+    plt.close("all")
+
+
+def test_there_is_no_picture_of_trades_without_private_wires() -> None:
     network, orders, *_ = mo.load_case("ieee34")
     with pytest.raises(MktoptError, match="no branch is private"):
         mo.clear("surplus", network, orders).plot.trades()
