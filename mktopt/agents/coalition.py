@@ -224,7 +224,7 @@ def _record(
     )  # fmt: skip
     total, generation, main, demand = _costs(clearing, main_grid)
     phantom = phantom_kw(clearing)
-    lost = (loss_kw - phantom) @ hours
+    lost = (units.loss_per_kw(network)[:, None] * account.p_kw**2) @ hours  # not what a solver left of it
     paid = payments(account)
     return Coalition(
         behaviour=account.behaviour,

@@ -124,16 +124,18 @@ def _losses(clearing: Clearing, found: Coalition, account: Account) -> float:
     pairs = [
         (found.private_loss_kwh, float((square @ hours)[private].sum())),
         (found.public_loss_kwh, float((square @ hours)[~private].sum())),
-        (found.phantom_kwh, float((phantom @ hours).sum())),
         (found.import_kwh, float(energy[supply].sum())),
         (found.export_kwh, float(energy[buys].sum())),
     ]
     moved, most = max(float(energy.sum()), account.size_kw * float(hours.max())), account.size_kw
+    # what a solver leaves at each wire may add up
+    wires = max(moved, most * float(hours.max()) * len(phantom))
     said = None if clearing.relaxation is None else clearing.relaxation["phantom_kw"].to_numpy(dtype=float)
     wasted = np.where(units.loss_per_kw(clearing.network)[:, None] > 0.0, phantom, 0.0).ravel()
     return _worst(
         np.maximum(-phantom, 0.0) / most,  # a wire loses no less than rho f^2
         0.0 if said is None else np.abs(said - wasted) / most,
+        _apart(found.phantom_kwh, float((phantom @ hours).sum()), wires),
         *(_apart(stated, value, moved) for stated, value in pairs),
     )
 
