@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import mktopt as mo
 from mktopt import cli
-from mktopt.errors import DataError, MktoptError
+from mktopt.errors import DataError, FormulationError, MktoptError
 
 
 def run(*words: str, code: int = 0) -> str:
@@ -49,6 +49,29 @@ def test_what_the_command_refuses() -> None:
     assert "cooperative" in spoken
     below = run("clear", "eight_node", "--mechanism", "coalition", "--retail", "0.05", code=2)
     assert "retail" in below
+
+
+def test_the_example_of_a_street() -> None:
+    street = Path(__file__).resolve().parents[1] / "examples" / "street"
+    run("check", str(street))
+    cost = {}
+    for behaviour in ("ad_hoc", "self_interested", "cooperative", "integrated"):
+        document = json.loads(run("clear", str(street), "--behaviour", behaviour, "--format", "json"))
+        assert document["certificate"]["ok"], behaviour
+        cost[behaviour] = document["coalition"]["resource_cost"]
+        assert {"wire company", "main_grid", "public grid"} <= {row["player"] for row in document["payments"]}
+    # the public grid is a tree, which leaves physics nothing to say
+    assert cost["integrated"] == pytest.approx(cost["cooperative"], rel=1e-9)
+    assert cost["cooperative"] < min(cost["ad_hoc"], cost["self_interested"])
+
+
+def test_tariffs_are_not_settled_as_nodal_prices(clearing: mo.Clearing) -> None:
+    assert clearing.coalition is not None
+    if clearing.coalition.behaviour == "cooperative":
+        assert clearing.settlement.budget == pytest.approx(clearing.certificate.rent, rel=1e-6)
+    else:
+        with pytest.raises(FormulationError, match=r"clearing\.payments"):
+            _ = clearing.settlement
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
@@ -105,7 +128,7 @@ def test_the_picture_shows_the_trades(clearing: mo.Clearing) -> None:
     ax = clearing.plot.trades()
     assert clearing.coalition is not None
     labels = {text.get_text() for text in ax.texts}
-    assert clearing.coalition.behaviour.replace("_", " ") in ax.get_title()
+    assert clearing.coalition.behaviour_in_words in ax.get_title()
     flows = clearing.flows.set_index("branch")
     for branch in clearing.coalition.trades["branch"]:
         mean = abs(0.5 * (flows.at[branch, "p_kw"] + flows.at[branch, "to_kw"]))

@@ -70,6 +70,11 @@ class Coalition:
     private_prices: pd.DataFrame | None = field(default=None, repr=False)
 
     @property
+    def behaviour_in_words(self) -> str:
+        """ad hoc, self-interested, cooperative or integrated."""
+        return self.behaviour.replace("self_", "self-").replace("_", " ")
+
+    @property
     def loss_kwh(self) -> float:
         """All losses of wires [kWh]."""
         return self.public_loss_kwh + self.private_loss_kwh

@@ -218,8 +218,8 @@ class Plots:
         ax.set_axis_off()
         ax.margins(0.08)
         found = self.clearing.coalition
-        behaviour = "trades" if found is None else f"{found.behaviour.replace('_', ' ')} trades"
-        ax.set_title(self._title(behaviour, period), fontsize=11)
+        what = "trades" if found is None else f"{found.behaviour_in_words} trades"
+        ax.set_title(self._title(what, period), fontsize=11)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.01), frameon=False, fontsize=8.5, ncols=2)
         label_trades(ax, at, ends, kw, private, network.buses["bus"].tolist() if named else [])
         return ax

@@ -36,6 +36,7 @@ import pandas as pd
 from mktopt.clearing.prosumer_settlement import prosumer_table
 from mktopt.clearing.result import Clearing, FloatArray
 from mktopt.errors import DataError, Fault, FormulationError, unknown_name
+from mktopt.formulations.coalition import DECIDED
 from mktopt.networks.order_rules import CONSUMER, DEMAND_RESPONSE
 from mktopt.networks.orders import Orders
 from mktopt.networks.prosumers import Prosumers
@@ -92,6 +93,14 @@ class Settlement:
         return text
 
 
+def _refuse_tariffs(clearing: Clearing) -> None:
+    if clearing.coalition is not None and clearing.coalition.behaviour in DECIDED:
+        raise FormulationError(
+            f"players of behaviour '{clearing.coalition.behaviour}' pay tariffs and their partners, not nodal prices; "
+            "see clearing.payments for what each pays and saves"
+        )
+
+
 def settle(
     clearing: Clearing, truth: Orders | Prosumers | None = None, demand_response: str | None = None
 ) -> Settlement:
@@ -104,11 +113,13 @@ def settle(
     'credit'.
 
     Raises DataError where an order that was cleared is missing from `truth`, stands on the other side there, or has a
-    curve there that is shorter than what was accepted (or reduced); UnknownNameError for another variant.
+    curve there that is shorter than what was accepted (or reduced); UnknownNameError for another variant; and
+    FormulationError for private trades that were decided beforehand, whose players do not pay nodal prices.
     """
     variant = clearing.options.get("demand_response", CREDIT) if demand_response is None else demand_response
     if variant not in VARIANTS:
         raise unknown_name("settlement of demand response", variant, VARIANTS)
+    _refuse_tariffs(clearing)
     if clearing.prosumers is not None:
         if not isinstance(truth, (Prosumers, type(None))):
             raise FormulationError("this was an auction of prosumers: give their true utilities as Prosumers")
