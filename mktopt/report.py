@@ -263,7 +263,7 @@ def save(clearing: Clearing, folder: Path) -> None:
 
 def _plots(clearing: Clearing) -> tuple[str, ...]:
     more = ["voltages"] * (clearing.voltages is not None)
-    wired = clearing.coalition is not None and bool((clearing.network.lines["kind"] == "private").any())
+    wired = clearing.coalition is not None and bool(clearing.network.private.any())
     more += ["trades"] * wired
     more += ["convergence"] * (clearing.trace is not None and len(clearing.trace) > 0)
     return (*PLOTS, *more)

@@ -81,7 +81,7 @@ def values(players: int, density: str, count: int, repeat: int) -> Run:
         if turn >= 0:
             spent.append(seconds)
     programs = energy.programs
-    wires = int((network.lines["kind"] == "private").sum())
+    wires = int(network.private.sum())
     task = f"values, d = {density}"
     return Run(task, players, wires, count, programs, statistics.median(spent), gap_of(energy, groups))
 
@@ -112,7 +112,7 @@ def nucleoli(players: int, density: str, repeat: int) -> Run:
     verdict = in_core(energy.game(), energy.payments().set_index("player")["total"])
     if not verdict:
         raise RuntimeError(f"Owen payments: {verdict}")
-    wires = int((network.lines["kind"] == "private").sum())
+    wires = int(network.private.sum())
     gap = gap_of(energy, [frozenset(energy.players)])
     return Run(f"nucleolus, d = {density}", players, wires, evaluated, programs, statistics.median(spent), gap)
 
@@ -123,7 +123,7 @@ def sharing(losses: str) -> Run:
     assert case.orders is not None
     game = SharedGrid(case.network, case.orders, losses=losses)
     seconds, answer = timed(lambda: supporting_payments(game.game().expecting("pessimistic")))
-    wires = int((case.network.lines["kind"] == "private").sum())
+    wires = int(case.network.private.sum())
     task = f"all partitions of eight_node, losses {losses}: {'payments exist' if answer else 'no payments exist'}"
     return Run(task, len(game.players), wires, game.evaluated, game.evaluated, seconds, 0.0)
 

@@ -84,7 +84,7 @@ def raw(network: mo.Network, orders: mo.Orders, settings: Mapping[str, Any]) -> 
     bus = network.bus_positions(orders.orders["bus"])[owner]
     inject = sp.csr_array((sign, (bus, np.arange(s))), shape=(n, s))
     incidence = sp.csr_array(network.topology.incidence)
-    public = np.flatnonzero(lines["kind"].to_numpy() != "private")
+    public = np.flatnonzero(~network.private)
     x = MW * units.reactance_per_kw(network)[public]
     shift = np.radians(lines["shift_deg"].to_numpy()[public])
     balance = sp.hstack([inject, -incidence, -0.5 * abs(incidence), sp.csr_array((n, n))])
@@ -149,7 +149,7 @@ def contest(report: Report, repeat: int, density: str = "1/log n") -> None:
                 stages.setdefault(stage, []).append(inner.get(stage, spent - sum(inner.values())))
     if not report.error <= SAME_WELFARE:
         raise RuntimeError(f"the contestants' welfare differs by {report.error:.1e}")
-    report.wires, report.repeats = int((network.lines["kind"] == "private").sum()), repeat
+    report.wires, report.repeats = int(network.private.sum()), repeat
     report.seconds = {name: statistics.median(values) for name, values in seconds.items()}
     report.stages = {name: statistics.median(values) for name, values in stages.items()}
 

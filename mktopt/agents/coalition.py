@@ -16,7 +16,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from mktopt.agents.private_trade import PrivateTrade, ad_hoc, self_interested
 from mktopt.clearing.coalition import Coalition
@@ -29,7 +28,6 @@ from mktopt.clearing.solve import solve, tabulate
 from mktopt.clearing.tight import least_losses
 from mktopt.errors import InfeasibleError
 from mktopt.formulations.coalition import AD_HOC, COOPERATIVE, DECIDED, INTEGRATED, MainGrid, coalition, main_grid_of
-from mktopt.formulations.flows.lossy import public_branches
 from mktopt.formulations.market import Declaration, add_extra, declaration_of, own_rows
 from mktopt.networks import units
 from mktopt.networks.network import FloatArray
@@ -103,7 +101,7 @@ def fix_private(
     p_kw: (n_branches, T) [kW]; segment_kw: of each segment of the orders, (segments,) [kW]. A wire loses rho f^2.
     """
     network, orders, grid = declaration.network, declaration.orders, model.grid
-    rho, private = units.loss_per_kw(network), ~public_branches(network)
+    rho, private = units.loss_per_kw(network), network.private
     names = network.lines["branch"].to_numpy()
     for wire in np.flatnonzero(private).tolist():
         for t, flow in enumerate(p_kw[wire].tolist()):
@@ -214,14 +212,9 @@ def _record(
     trade: PrivateTrade | None,
 ) -> Coalition:
     network, hours = clearing.network, clearing.network.hours
-    shape = (-1, len(hours))
-    loss_kw = (clearing.flows["p_kw"] - clearing.flows["to_kw"]).to_numpy(dtype=float).reshape(shape)
-    quantity = clearing.dispatch["quantity_kw"].to_numpy(dtype=float)
-    account = Account(
-        declaration.options["behaviour"], network, clearing.orders, main_grid, quantity,
-        mean_kw(clearing.flows).reshape(shape), loss_kw, clearing.prices["price"].to_numpy(dtype=float).reshape(shape),
-        *((None, None, None) if trade is None else (trade.prices, trade.paid, trade.received)),
-    )  # fmt: skip
+    decided = () if trade is None else (trade.prices, trade.paid, trade.received)
+    account = Account.of(clearing, declaration.options["behaviour"], main_grid, *decided)
+    quantity = account.quantity_kw
     total, generation, main, demand = _costs(clearing, main_grid)
     phantom = phantom_kw(clearing)
     lost = (units.loss_per_kw(network)[:, None] * account.p_kw**2) @ hours  # not what a solver left of it
@@ -244,9 +237,6 @@ def _record(
         groups=groups(account, paid),
         phantom_kwh=float(phantom.sum(axis=0) @ hours),
         settled_cost=settled_cost(account) if account.behaviour == INTEGRATED else None,
-        private_prices=None if trade is None else _price_frame(declaration, trade.prices),
+        private_prices=None if trade is None else bus_frame(declaration, "price", trade.prices.ravel()),
     )
 
-
-def _price_frame(declaration: Declaration, prices: FloatArray) -> pd.DataFrame:
-    return bus_frame(declaration, "price", prices.ravel())

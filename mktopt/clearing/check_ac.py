@@ -26,7 +26,6 @@ import pandas as pd
 
 from mktopt.clearing.result import Clearing, FloatArray
 from mktopt.errors import DataError, Fault, unknown_name
-from mktopt.formulations.flows.lossy import public_branches
 from mktopt.networks import units
 from mktopt.networks.network import Network
 from mktopt.networks.pandapower_export import written_reactance
@@ -147,7 +146,7 @@ def _without_private(clearing: Clearing) -> tuple[Clearing, FloatArray]:
     """
     network, flows = clearing.network, clearing.flows
     brought = np.zeros((network.n_buses, len(network.hours)))
-    private = ~public_branches(network)
+    private = network.private
     if clearing.flow != "lossy" or not private.any():
         return clearing, brought
     sent, arrived = (_of_model(flows, name, network.n_branches, clearing)[private] for name in ("p_kw", "to_kw"))

@@ -21,10 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
 import pandas as pd
-
-from mktopt.networks.network import FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,16 +75,6 @@ class Coalition:
     def loss_kwh(self) -> float:
         """All losses of wires [kWh]."""
         return self.public_loss_kwh + self.private_loss_kwh
-
-    @property
-    def import_price(self) -> FloatArray:
-        """What a kWh of import costs [$/kWh], shape (T,)."""
-        return np.array(self.retail if self.wholesale is None else self.wholesale)
-
-    @property
-    def export_price(self) -> FloatArray:
-        """What a kWh of export is worth [$/kWh], shape (T,)."""
-        return np.array(self.feed_in if self.wholesale is None else self.wholesale)
 
     def __str__(self) -> str:
         wired = int((self.groups["wires"] > 0).sum())

@@ -28,7 +28,6 @@ import pandas as pd
 from mktopt.clearing.coalition import Coalition
 from mktopt.clearing.coalition_settled import settled_cost
 from mktopt.clearing.coalition_tables import Account, groups, payments, positions, third_parties, trades, wires_known
-from mktopt.clearing.consistency import mean_kw
 from mktopt.clearing.merit_order import MeritOrder
 from mktopt.clearing.optimality import max_of
 from mktopt.clearing.result import Clearing
@@ -87,23 +86,13 @@ def coalition_certificate(clearing: Clearing) -> CoalitionCertificate:
 
 def _account(clearing: Clearing, found: Coalition) -> Account:
     """What the tables of `found` are made of, but for the money of pairs, from tables dispatch, flows and prices."""
-    shape = (-1, len(clearing.network.hours))
-    main_grid = main_grid_of(
-        clearing.orders, clearing.network, found.retail, found.feed_in,
-        "tariff" if found.wholesale is None else found.wholesale,
-    )  # fmt: skip
+    wholesale = TARIFF if found.wholesale is None else found.wholesale
+    main_grid = main_grid_of(clearing.orders, clearing.network, found.retail, found.feed_in, wholesale)
     private = found.private_prices
-    return Account(
-        found.behaviour,
-        clearing.network,
-        clearing.orders,
-        main_grid,
-        clearing.dispatch["quantity_kw"].to_numpy(dtype=float),
-        mean_kw(clearing.flows).reshape(shape),
-        (clearing.flows["p_kw"] - clearing.flows["to_kw"]).to_numpy(dtype=float).reshape(shape),
-        clearing.prices["price"].to_numpy(dtype=float).reshape(shape),
-        None if private is None else private["price"].to_numpy(dtype=float).reshape(shape),
-    )
+    if private is None:
+        return Account.of(clearing, found.behaviour, main_grid)
+    prices = private["price"].to_numpy(dtype=float).reshape(-1, len(clearing.network.hours))
+    return Account.of(clearing, found.behaviour, main_grid, prices)
 
 
 def _worst(*figures: float | FloatArray) -> float:

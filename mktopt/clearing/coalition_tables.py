@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from mktopt.clearing.consistency import mean_kw
 from mktopt.clearing.merit_order import MeritOrder
 from mktopt.clearing.owen import Ownership, ownership, wire_rents
 from mktopt.clearing.result import Clearing
 from mktopt.errors import DataError, Fault
 from mktopt.formulations.coalition import AD_HOC, SELF_INTERESTED, MainGrid
-from mktopt.formulations.flows.lossy import public_branches
 from mktopt.networks.network import FloatArray, IntArray, Network
 from mktopt.networks.orders import Orders
 from mktopt.networks.private_wires import MAIN_GRID, PUBLIC_GRID
@@ -51,10 +51,36 @@ class Account:
     paid: FloatArray | None = None
     received: FloatArray | None = None
 
-    @cached_property
+    @classmethod
+    def of(
+        cls,
+        clearing: Clearing,
+        behaviour: str,
+        main_grid: MainGrid,
+        private_prices: FloatArray | None = None,
+        paid: FloatArray | None = None,
+        received: FloatArray | None = None,
+    ) -> Account:
+        """The account of tables dispatch, flows and prices of a clearing."""
+        flows, shape = clearing.flows, (-1, len(clearing.network.hours))
+        return cls(
+            behaviour,
+            clearing.network,
+            clearing.orders,
+            main_grid,
+            clearing.dispatch["quantity_kw"].to_numpy(dtype=float),
+            mean_kw(flows).reshape(shape),
+            (flows["p_kw"] - flows["to_kw"]).to_numpy(dtype=float).reshape(shape),
+            clearing.prices["price"].to_numpy(dtype=float).reshape(shape),
+            private_prices,
+            paid,
+            received,
+        )
+
+    @property
     def private(self) -> npt.NDArray[np.bool_]:
         """Which branches in service are private, (n_branches,)."""
-        return ~public_branches(self.network)
+        return self.network.private
 
     @cached_property
     def own(self) -> Ownership:
@@ -303,7 +329,7 @@ def wires_known(network: Network, radius_km: float | None = None) -> IntArray:
     Raises DataError where a private wire has no length.
     """
     lines = network.lines
-    wires = np.flatnonzero(~public_branches(network))
+    wires = np.flatnonzero(network.private)
     length, names = lines["length_km"].to_numpy(dtype=float)[wires], lines["branch"].to_numpy(dtype=str)[wires]
     if np.isnan(length).any():
         name = str(names[np.isnan(length)][0])
@@ -327,20 +353,9 @@ def positions(network: Network, orders: Orders, main_grid: MainGrid, period: int
 # -- groups ------------------------------------------------------------------------------------------------------------
 
 
-def bus_groups(network: Network) -> IntArray:
-    """The group of each bus, numbered by first bus: components of the private wires in service, shape (n_buses,)."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    mine = np.flatnonzero(~public_branches(network))
-    ends = network.from_index[mine], network.to_index[mine]
-    graph = coo_array((np.ones(len(mine)), ends), shape=(network.n_buses, network.n_buses))
-    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
-
-
 def player_groups(account: Account) -> npt.NDArray[Any]:
     """The group of each player, named after its first member; '' where a player's buses or wires are in several."""
-    of_bus, own = bus_groups(account.network), account.own
+    of_bus, own = account.network.parts(account.private), account.own
     found: list[set[int]] = [set() for _ in own.players]
     for bus, player in zip(account.bus[account.agents].tolist(), own.player_of[account.agents].tolist(), strict=True):
         found[player].add(int(of_bus[bus]))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mktopt.formulations.flows.lossy import public_branches
+from mktopt.formulations.flows.lossy import angle_references
 from mktopt.networks import units
 from mktopt.networks.network import FloatArray, Network
 
@@ -27,7 +27,7 @@ def lossy_power_flow(network: Network, injection_kw: FloatArray) -> tuple[FloatA
     injection_kw: into the public grid at each bus, (n_buses, T). Private branches carry nothing here. A bus lacks
     nothing but at the one of each part whose angle is the reference; losses of public wires are included there.
     """
-    public = np.flatnonzero(public_branches(network))
+    public = np.flatnonzero(~network.private)
     flows, lack = np.zeros((network.n_branches, injection_kw.shape[1])), np.zeros_like(injection_kw)
     solve = _Newton(network, public)
     for t in range(injection_kw.shape[1]):
@@ -42,8 +42,7 @@ class _Newton:
     """The equations of the public branches at positions `public`; unknowns are flows, then angles."""
 
     def __init__(self, network: Network, public: Any) -> None:
-        from scipy.sparse import coo_array, csr_array
-        from scipy.sparse.csgraph import connected_components
+        from scipy.sparse import csr_array
 
         m, n = len(public), network.n_buses
         ends, one = (network.from_index[public], network.to_index[public]), np.ones(m)
@@ -56,11 +55,8 @@ class _Newton:
         scale = float(np.median(used)) if len(used) else 1.0
         self._x, self._shift = reactance / scale, units.shift_rad(network)[public] / scale
         self._rho = units.loss_per_kw(network)[public]
-        _, part = connected_components(coo_array((one, ends), shape=(n, n)), directed=False)
-        references = np.unique(part, return_index=True)[1]
-        references[part[network.source_index]] = network.source_index
         self._free = np.ones(n, dtype=bool)
-        self._free[references] = False
+        self._free[angle_references(network, ~network.private)] = False
 
     def __call__(self, p: FloatArray) -> tuple[FloatArray, FloatArray] | None:
         """(flows (public branches,), lack (n_buses,)) for injections `p` (n_buses,) [kW]."""

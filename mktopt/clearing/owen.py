@@ -25,13 +25,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from mktopt.errors import DataError, Fault
-from mktopt.networks.network import FloatArray, IntArray, Network
+from mktopt.networks.network import PRIVATE, FloatArray, IntArray, Network
 from mktopt.networks.orders import Orders
 from mktopt.networks.private_wires import MAIN_GRID
 
 BoolArray = npt.NDArray[np.bool_]
 
-PRIVATE = "private"
 COLUMNS = ("own_surplus", "endowment", "rent", "total")
 
 

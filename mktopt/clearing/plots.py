@@ -202,7 +202,7 @@ class Plots:
 
         network = self.clearing.network
         self._price(period)  # refuses a period that is not there
-        private = (network.lines["kind"] == "private").to_numpy()
+        private = network.private
         if not private.any():
             raise MktoptError("no branch is private; add some with mktopt.add_private_wires or with_private_wires")
         at, own = positions(network)

@@ -39,7 +39,7 @@ from pyomo.core.expr import LinearExpression
 from mktopt.errors import DataError, Fault, FormulationError, unknown_name
 from mktopt.formulations.changing import allow_changes
 from mktopt.formulations.flows.common import Flow
-from mktopt.formulations.flows.lossy import lossy, public_branches
+from mktopt.formulations.flows.lossy import lossy
 from mktopt.formulations.market import Declaration, declare
 from mktopt.formulations.orders import Injections, declare_orders
 from mktopt.formulations.surplus import pool, total_surplus
@@ -187,11 +187,10 @@ def main_grid_of(
 
     retail, feed_in: in place of these orders' prices; wholesale: what its energy costs and is worth, None: what
     `orders.meta["wholesale"]` says, and where it says nothing the tariffs themselves ('tariff' asks for these); each
-    [$/kWh], a number or one per period. Wholesale may lie below feed-in and above retail: both ways
-    have one price. Raises DataError where
-    the orders are missing, doubled, firm or have several prices, are elsewhere than at the source bus, where retail is
-    below feed-in, where feed-in or wholesale is below zero, where an order is all or nothing; FormulationError for
-    prices that are none.
+    [$/kWh], a number or one per period. Wholesale may lie below feed-in and above retail: both ways have one price.
+    Raises DataError where the orders are missing, doubled, firm or have several prices, are elsewhere than at the
+    source bus, where retail is below feed-in, where feed-in or wholesale is below zero, where an order is all or
+    nothing; FormulationError for prices that are none.
     """
     supply, buys = (_rows_of(orders, network, side) for side in ("offer", "bid"))
     whole = orders.orders["all_or_nothing"].to_numpy()
@@ -286,7 +285,7 @@ def _refuse_negative(name: str, price: FloatArray) -> None:
 
 def _refuse_names(network: Network, orders: Orders) -> None:
     """Raises DataError where a wire or an order has the name of those who close the account."""
-    lines, faults = network.lines[~public_branches(network)], list[Fault]()
+    lines, faults = network.lines[network.private], list[Fault]()
     hint = f"{MAIN_GRID!r} and {PUBLIC_GRID!r} close the account of all players and own no private wire; name it apart"
     for branch, owner in zip(lines["branch"], lines["owner"], strict=True):
         if not {MAIN_GRID, PUBLIC_GRID}.isdisjoint(part.strip() for part in str(owner).split("+")):
@@ -300,13 +299,7 @@ def _refuse_names(network: Network, orders: Orders) -> None:
 
 def _refuse_cut_off(network: Network, orders: Orders) -> None:
     """Raises DataError for agents at buses that no public wire joins to the main grid: no tariff can be had there."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    public = public_branches(network)
-    ends = network.from_index[public], network.to_index[public]
-    graph = coo_array((np.ones(len(ends[0])), ends), shape=(network.n_buses, network.n_buses))
-    part = connected_components(graph, directed=False)[1]
+    part = network.parts(~network.private)
     bus = network.bus_positions(orders.orders["bus"])
     lost = np.flatnonzero(part[bus] != part[network.source_index])
     hint = f"join it to {network.source_bus!r} by public wires, or take behaviour {COOPERATIVE!r}, which needs none"
@@ -372,7 +365,7 @@ class _WithTariffs(Injections):
 
 def _without_public(block: Any, network: Network) -> None:
     """Public wires carry and lose nothing in `block`."""
-    for branch in network.lines["branch"].to_numpy()[public_branches(network)]:
+    for branch in network.lines["branch"].to_numpy()[~network.private]:
         for t in network.periods:
             block.p_kw[branch, t].fix(0.0)
             block.loss_kw[branch, t].fix(0.0)

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-BRANCH_KINDS = ("line", "transformer", "switch", "private")
+PRIVATE = "private"
+BRANCH_KINDS = ("line", "transformer", "switch", PRIVATE)
 
 BUS_COLUMNS = (
     Column("bus", "text"),
@@ -140,19 +141,12 @@ class Network:
         self._refuse_islands()
 
     def _refuse_islands(self) -> None:
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
-        n = self.n_buses
-        ones = np.ones(self.n_branches)
-        graph = coo_array((ones, (self.from_index, self.to_index)), shape=(n, n))
-        count, island = connected_components(graph, directed=False)
-        if count == 1:
+        island = self.parts()
+        lost = self.buses["bus"].to_numpy()[island != island[self.source_index]]
+        if not len(lost):
             return
-        home = island[self.bus_index[self.source_bus]]
-        lost = self.buses["bus"].to_numpy()[island != home]
         shown = ", ".join(map(str, lost[:8])) + (", ..." if len(lost) > 8 else "")
-        problem = f"{len(lost)} of {n} buses have no path to the source bus {self.source_bus!r}: {shown}"
+        problem = f"{len(lost)} of {self.n_buses} buses have no path to the source bus {self.source_bus!r}: {shown}"
         hint = "close a switch (in_service), add the missing branch, or drop these buses"
         raise DataError(Fault("branches", problem, hint=hint))
 
@@ -177,6 +171,24 @@ class Network:
     def lines(self) -> pd.DataFrame:
         """The branches in service, numbered from 0 (the order of every branch array of the package)."""
         return self.branches[self.branches["in_service"]].reset_index(drop=True)
+
+    @cached_property
+    def private(self) -> npt.NDArray[np.bool_]:
+        """Which branches in service are private wires, bool, shape (n_branches,)."""
+        return np.asarray(self.lines["kind"].to_numpy() == PRIVATE)
+
+    def parts(self, among: npt.NDArray[np.bool_] | None = None) -> IntArray:
+        """The connected part that each bus is in, numbered by first bus, shape (n_buses,).
+
+        among: the branches that join buses, bool, shape (n_branches,); all in service by default.
+        """
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        used = slice(None) if among is None else among
+        ends = self.from_index[used], self.to_index[used]
+        graph = coo_array((np.ones(len(ends[0])), ends), shape=(self.n_buses, self.n_buses))
+        return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
 
     @cached_property
     def bus_index(self) -> dict[str, int]:

@@ -32,7 +32,7 @@ import pandas as pd
 
 from mktopt.errors import DataError, Fault
 from mktopt.networks.defaults import VOLL
-from mktopt.networks.network import FloatArray, IntArray, Network
+from mktopt.networks.network import PRIVATE, FloatArray, IntArray, Network
 from mktopt.networks.orders import Orders
 from mktopt.networks.tables import refuse, unknown_values
 
@@ -144,7 +144,7 @@ def add_private_wires(network: Network, ends: pd.DataFrame, wire: Wire | None = 
         "r_ohm": wire.r_ohm_per_km * ohm,
         "x_ohm": wire.x_ohm_per_km * ohm,
         "rating_kva": wire.rating_kva,
-        "kind": "private",
+        "kind": PRIVATE,
         "owner": table["from_bus"] + "+" + table["to_bus"] if owner == ENDS else owner,
     }
     for column, values in given.items():

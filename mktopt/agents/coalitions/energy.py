@@ -39,8 +39,8 @@ import pandas as pd
 from mktopt.agents.coalitions.masks import BoolArray, FloatArray, IntArray
 from mktopt.agents.coalitions.merit import merit_of
 from mktopt.agents.coalitions.private_optimum import Optimum, Wires, limits, optimum, rents, supplies_of, wire_exports
-from mktopt.agents.coalitions.values import Bounded, Coalition, CoalitionGame, checked_players
-from mktopt.clearing.owen import PRIVATE, ownership
+from mktopt.agents.coalitions.values import Bounded, Coalition, CoalitionGame, checked_players, named
+from mktopt.clearing.owen import ownership
 from mktopt.errors import DataError, Fault, FormulationError, unknown_name
 from mktopt.formulations.coalition import Prices, main_grid_of
 from mktopt.networks import units
@@ -96,7 +96,7 @@ class EnergyGame:
         self.programs = 0
 
     def _private(self, network: Network) -> Wires:
-        merit, branch = self._merit, np.flatnonzero((network.lines["kind"] == PRIVATE).to_numpy())
+        merit, branch = self._merit, np.flatnonzero(network.private)
         rating = network.lines["rating_kva"].to_numpy(dtype=float)[branch]
         rho = units.loss_per_kw(network)[branch]
         given = np.maximum(merit.base_kw, 0.0).sum(axis=0)
@@ -178,18 +178,20 @@ class EnergyGame:
     # -- values --------------------------------------------------------------------------------------------------------
 
     def _members(self, coalition: Iterable[str]) -> BoolArray:
-        if isinstance(coalition, str):
-            raise FormulationError(
-                f"a coalition is a set of players, not a text: write ({coalition!r},) for one player"
-            )
         inside = np.zeros(len(self.players), dtype=bool)
-        for player in coalition:
+        for player in named(coalition):
             if player not in self._number:
                 raise unknown_name("player", player, self.players)
             inside[self._number[player]] = True
         if not inside.any():
             raise FormulationError("the empty coalition has no prices; it is worth 0")
         return inside
+
+    def wires_of(self, coalition: Iterable[str]) -> BoolArray:
+        """Which branches in service are private wires that a coalition may use, (n_branches,)."""
+        found = np.zeros(self.network.n_branches, dtype=bool)
+        found[self._wires.branch] = self._usable(self._members(coalition))
+        return found
 
     def _usable(self, inside: BoolArray) -> BoolArray:
         """Which wires have all of their owners inside (W,)."""
@@ -295,14 +297,7 @@ class EnergyGame:
 
 def _refuse_off_grid(network: Network, agents_at: IntArray, wires: Wires) -> None:
     """Everybody trades with the main grid in this game: raises DataError where an agent or a wire is off the grid."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    ends = network.from_index, network.to_index
-    public = (network.lines["kind"] != PRIVATE).to_numpy(dtype=float)  # zeros join nothing
-    graph = coo_array((public, ends), shape=(network.n_buses, network.n_buses)).tocsr()
-    graph.eliminate_zeros()
-    island = connected_components(graph, directed=False)[1]
+    island = network.parts(~network.private)
     used = np.unique(np.r_[agents_at, wires.first, wires.second])
     lost = used[island[used] != island[network.source_index]]
     if len(lost):

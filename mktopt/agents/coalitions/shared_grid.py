@@ -39,7 +39,7 @@ from mktopt.agents.coalitions.formation import Formation, merge_and_split
 from mktopt.agents.coalitions.masks import BoolArray, FloatArray
 from mktopt.agents.coalitions.partition import Partition, PartitionGame, checked_partition
 from mktopt.agents.coalitions.values import Coalition, label
-from mktopt.clearing.owen import PRIVATE, ownership
+from mktopt.clearing.owen import ownership
 from mktopt.errors import FormulationError, SolverError, unknown_name
 from mktopt.formulations.coalition import Prices, main_grid_of
 from mktopt.formulations.shared_grid import Group, shared_grid
@@ -177,7 +177,7 @@ class SharedGrid:
         return exchange, cost, flows
 
     def _chooses(self, group: Coalition) -> bool:
-        return bool(self._usable(group).any() or (self._rows_of(group) & ~self.orders.firm).any())
+        return bool(self.energy.wires_of(group).any() or (self._rows_of(group) & ~self.orders.firm).any())
 
     def _rows_of(self, group: Coalition) -> BoolArray:
         """Which rows of `orders.orders` are the group's."""
@@ -200,7 +200,7 @@ class SharedGrid:
         if (key := mine.tobytes()) not in self._selected:  # the same in most partitions
             self._selected = {key: self.orders.select(mine)}
         orders = self._selected[key]
-        usable = [self._usable(group) for group in order]
+        usable = [self.energy.wires_of(group) for group in order]
         groups = [
             Group(label(group), tuple(np.flatnonzero(has[mine]).tolist()), tuple(np.flatnonzero(wires).tolist()))
             for group, has, wires in zip(order, inside, usable, strict=True)
@@ -260,11 +260,6 @@ class SharedGrid:
         cost, flows = (np.array([getattr(plan, name) for plan in plans]) for name in ("cost", "flows_kw"))
         return exchange, cost, flows.sum(axis=0)
 
-    def _usable(self, group: Coalition) -> BoolArray:
-        outside = np.array([player not in group for player in self._owned.players])
-        private = (self.network.lines["kind"] == PRIVATE).to_numpy()
-        return np.asarray(private & ~(self._owned.shares[:, outside] > 0.0).any(axis=1))
-
     # -- numbers -------------------------------------------------------------------------------------------------------
 
     def _worth(
@@ -305,7 +300,7 @@ def flows_shape(network: Network) -> tuple[int, int]:
 
 def _sensitivity(network: Network) -> FloatArray:
     """H of the public branches, dense (n_branches, n_buses), rows of private ones zero."""
-    public = (network.lines["kind"] != PRIVATE).to_numpy()
+    public = ~network.private
     grid = network.replace(branches=network.lines[public].reset_index(drop=True))
     if network.shunt_kw.any() or units.shift_rad(grid).any():
         raise FormulationError(

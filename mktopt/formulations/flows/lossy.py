@@ -36,7 +36,7 @@ from mktopt.formulations.flows.dc import angle_drop
 from mktopt.formulations.flows.power import declare_units, entries
 from mktopt.formulations.orders import Injections
 from mktopt.networks import units
-from mktopt.networks.network import FloatArray, Network
+from mktopt.networks.network import FloatArray, IntArray, Network
 from mktopt.networks.sensitivity import refuse_open_loops
 
 BoolArray = npt.NDArray[np.bool_]
@@ -57,7 +57,7 @@ def lossy(block: Any, network: Network, injection: Injections, *, physics: bool 
     """
     index_sets(block, network)
     rho = units.loss_per_kw(network)
-    public = public_branches(network) if physics else np.zeros(network.n_branches, dtype=bool)
+    public = ~network.private if physics else np.zeros(network.n_branches, dtype=bool)
     reactance = np.where(public, units.reactance_per_kw(network), 0.0)
     if physics:
         refuse_open_loops(network, public)
@@ -78,9 +78,12 @@ def lossy(block: Any, network: Network, injection: Injections, *, physics: bool 
         _start(block, network, rho)
 
 
-def public_branches(network: Network) -> BoolArray:
-    """Which branches in service are not of kind `private`, bool, shape (n_branches,)."""
-    return np.asarray(network.lines["kind"].to_numpy() != "private")
+def angle_references(network: Network, public: BoolArray) -> IntArray:
+    """Positions of the buses whose angle is zero: one of each part that branches `public` join, the source of its."""
+    part = network.parts(public)
+    references = np.unique(part, return_index=True)[1]
+    references[part[network.source_index]] = network.source_index
+    return references
 
 
 def _declare_units(block: Any, network: Network, injection: Injections) -> None:
@@ -129,17 +132,10 @@ def _losses(block: Any, rho: FloatArray, exact: bool) -> None:
 
 def _angles(block: Any, network: Network, reactance: FloatArray, public: BoolArray) -> None:
     """`angle` and `angle_drop` of public branches; one angle of every part of the public grid is zero."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     used = reactance[reactance != 0.0]
     block.angle_scale = float(np.median(np.abs(used))) if len(used) else 1.0
     block.angle = pyo.Var(block.buses, block.periods)
-    n, ends = network.n_buses, (network.from_index[public], network.to_index[public])
-    _, part = connected_components(coo_array((np.ones(len(ends[0])), ends), shape=(n, n)), directed=False)
-    references = np.unique(part, return_index=True)[1]
-    references[part[network.source_index]] = network.source_index
-    for bus in network.buses["bus"].to_numpy()[references]:
+    for bus in network.buses["bus"].to_numpy()[angle_references(network, public)]:
         for t in network.periods:
             block.angle[bus, t].fix(0.0)
     angle_drop(block, network, reactance / block.angle_scale, np.flatnonzero(public))
