@@ -81,7 +81,7 @@ class Coalition:
         text = (
             f"{self.behaviour}: resource cost {self.resource_cost:z,.4f} $, losses {self.public_loss_kwh:z,.4f} kWh "
             f"public and {self.private_loss_kwh:z,.4f} kWh private, {self.import_kwh:,.2f} kWh in and "
-            f"{self.export_kwh:,.2f} out, {len(self.trades)} private trades, {wired} groups with wires"
+            f"{self.export_kwh:,.2f} out, {len(self.trades)} private trade(s), {wired} group(s) with wires"
         )
         if self.phantom_kwh > 0.0:
             text = f"{text}; {self.phantom_kwh:,.4f} kWh wasted that no wire would lose"
