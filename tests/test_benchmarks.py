@@ -244,13 +244,14 @@ def test_the_auction_s_ways_are_timed_and_find_the_same(clear: Any) -> None:
 
 def test_coalitions_are_timed_and_their_gap_judged(clear: Any) -> None:
     coalitions = loaded("coalitions")
-    runs = [coalitions.values(5, "0.5", 12, 1), coalitions.nucleoli(4, "0.5", 1), coalitions.sharing("ignored")]
+    runs = [coalitions.values(5, "0.5", 12, 1), coalitions.session_values(5, "0.5", 12, 1)]
+    runs += [coalitions.nucleoli(4, "0.5", 1), coalitions.sharing("ignored")]
     assert all(run.seconds > 0 and run.programs > 0 and run.gap <= coalitions.ASKED_GAP for run in runs)
     wide = coalitions.Run("values, d = 1", 30, 435, 1000, 1000, 21.0, 1e-5)
     verdicts = {target.what: target.verdict for target in coalitions.judge([*runs, wide])}
     assert verdicts["1,000 values, d = 1, 30 players"] == "NOT MET"
     assert verdicts["nucleolus, d = 0.5, 4 players"] == "met"
-    assert verdicts["widest gap between value and bound"] == "NOT MET"
+    assert verdicts["widest gap between value and bound, or two ways to a value"] == "NOT MET"
     assert "programs" in coalitions.markdown(coalitions.Report(coalitions.machine(), runs, coalitions.judge(runs)))
 
 
@@ -262,7 +263,7 @@ def test_private_wires_by_hand_and_as_they_grow(clear: Any, peers: Any) -> None:
     for kind in (lossy.RADIAL, lossy.MESHED):
         network, orders = lossy.large(kind, 30, wires=200)
         clearing = mo.clear("surplus", network, orders, flow="lossy")
-        assert clearing.certificate.ok() and 150 < (network.lines["kind"] == "private").sum() < 250
+        assert clearing.certificate.ok() and 150 < network.private.sum() < 250
         assert lossy.raw(network, orders, {}) == pytest.approx(clearing.welfare, rel=1e-6)
     seconds = {clear.OURS: 2.0, lossy.BLOCKED: 1.0, clear.RAW: 1.0, clear.RAW_OWN: 1.0}
     report = lossy.Report(clear.machine(), seconds=seconds)

@@ -313,7 +313,7 @@ def _refuse_cut_off(network: Network, orders: Orders) -> None:
 # -- groups on their own -----------------------------------------------------------------------------------------------
 
 
-def private_market(network: Network, orders: Orders, main_grid: MainGrid) -> Any:
+def private_market(network: Network, orders: Orders, main_grid: MainGrid, *, parametric: bool = False) -> Any:
     """All private groups' own programs as one ConcreteModel: no public wire, tariffs at every bus.
 
         max  sum_t hours_t [ sum_bids value(q) - sum_offers cost(q) - retail_t buy + feed_in_t sell ]               [$]
@@ -322,11 +322,13 @@ def private_market(network: Network, orders: Orders, main_grid: MainGrid) -> Any
     network: public wires are there but carry nothing; orders: agents' and the main grid's, whose rows are left out.
     Variables: `segment_kw`, `accepted_kw` of the agents' orders, `buy_kw`, `sell_kw` [bus, period] (what a bus takes
     from and gives to the main grid, net where retail = feed-in), `grid.p_kw`, `grid.loss_kw`; objective `profit`.
-    Shunts are the public grid's. Groups share nothing, so the optimum of all is that of each.
+    Shunts are the public grid's. Groups share nothing, so the optimum of all is that of each. parametric: prices,
+    widths and finite ratings become mutable Params (see `mktopt.formulations.changing`): with the orders of some
+    players and the wires of their owners set to zero, a session gives what the others are worth.
     """
     with PauseGC():
         model = pyo.ConcreteModel("private_market")
-        allow_changes(model, False)
+        allow_changes(model, parametric)
         agents = orders.select(main_grid.agents(orders))
         declare_orders(model, network, agents)
         keys = [(bus, t) for bus in network.buses["bus"] for t in network.periods]
